@@ -1,0 +1,75 @@
+"""annotax: say once, in a field's annotation, what it is.
+
+`Param[...]`, `Buffer[...]` and `Hyper[...]` around the type of a field of an Equinox
+model tell what is trained, what no gradient reaches and what is static. Start with
+`Module`.
+"""
+
+from ._change import replace
+from ._errors import (
+    AnnotationError,
+    AnnotaxError,
+    FieldError,
+    HyperError,
+    SelectionError,
+    StructureError,
+)
+from ._field import FieldSpec, field
+from ._grad import grad, value_and_grad
+from ._leaves import Leaves
+from ._module import Module
+from ._records import Record, records
+from ._register import register
+from ._role import Buffer, Hyper, Param, Role
+from ._select import (
+    Selection,
+    at,
+    by,
+    by_path,
+    by_role,
+    by_tag,
+    everything,
+    labels,
+    trainable_filter,
+)
+from ._split import Structure, leaves, merge, params, split, update
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AnnotationError",
+    "AnnotaxError",
+    "Buffer",
+    "FieldError",
+    "FieldSpec",
+    "Hyper",
+    "HyperError",
+    "Leaves",
+    "Module",
+    "Param",
+    "Record",
+    "Role",
+    "Selection",
+    "SelectionError",
+    "Structure",
+    "StructureError",
+    "at",
+    "by",
+    "by_path",
+    "by_role",
+    "by_tag",
+    "everything",
+    "field",
+    "grad",
+    "labels",
+    "leaves",
+    "merge",
+    "params",
+    "records",
+    "register",
+    "replace",
+    "split",
+    "trainable_filter",
+    "update",
+    "value_and_grad",
+]

@@ -1,0 +1,105 @@
+"""How a `Buffer` field keeps gradients out: it stops them where a value enters.
+
+The slot is a data descriptor, so it sees the assignment in `__init__` and every
+unflatten. Flattening and JAX never see it. Stopping on *read* instead was tried and
+rejected: two reads would be two objects, and `equinox.tree_at` compares by identity.
+Outside of tracing nothing happens at all, and whatever is not a traced array passes
+through as the same object.
+"""
+
+import dataclasses
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from ._compat import ArrayImpl, instance_dict
+
+_PASSING = frozenset(
+    {ArrayImpl, np.ndarray, jax.ShapeDtypeStruct, type(None), bool, int, float, object}
+)
+
+
+class _Entering(threading.local):
+    """Whether a subtree whose leaves are already stopped is being put together."""
+
+    stopped: bool = False
+
+
+_entering = _Entering()
+
+
+def stop_gradient(value: Any) -> Any:
+    """`value` with the gradient of every traced array in it stopped.
+
+    Rebuilding a module lets its own buffers enter once more. Without the flag they
+    would be stopped again at each level of nesting, doubling the equations each time.
+    """
+    if type(value) in _PASSING or _entering.stopped:
+        return value
+    if isinstance(value, Tracer):
+        return jax.lax.stop_gradient(value)
+    leaves, treedef = jax.tree_util.tree_flatten(value)
+    if not any(isinstance(leaf, Tracer) for leaf in leaves):
+        return value
+    stopped = [
+        jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves
+    ]
+    _entering.stopped = True
+    try:
+        return treedef.unflatten(stopped)
+    finally:
+        _entering.stopped = False
+
+
+class UnsetField:
+    """Stands in a class where a base has a `BufferSlot` that must not act any more.
+
+    It is no data descriptor: an instance's own value is read past it, at full speed.
+    """
+
+    __slots__ = ("default", "name")
+
+    def __init__(self, name: str, default: Any = dataclasses.MISSING) -> None:
+        self.name = name
+        self.default = default
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        # Also asked by `dataclasses`, which takes what a class attribute gives for the
+        # default of a field that is annotated again.
+        if self.default is not dataclasses.MISSING:
+            return self.default
+        if instance is not None:
+            raise AttributeError(
+                f"{type(instance).__name__!r} object has no attribute {self.name!r}"
+            )
+        raise AttributeError(
+            f"type object {owner.__name__!r} has no attribute {self.name!r}"
+        )  # pyright: ignore[reportOptionalMemberAccess] -- Python passes one of the two
+
+
+class BufferSlot(UnsetField):
+    """The data descriptor of a `Buffer` field: stops gradients on the way in."""
+
+    __slots__ = ()
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is not None:
+            try:
+                return instance_dict(instance)[self.name]
+            except KeyError:
+                pass
+        return super().__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if type(value) not in _PASSING:
+            value = stop_gradient(value)
+        instance_dict(instance)[self.name] = value
+
+    def __delete__(self, instance: Any) -> None:
+        try:
+            del instance_dict(instance)[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None

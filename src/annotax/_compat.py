@@ -1,0 +1,109 @@
+"""Every place where annotax depends on a version or on something not public.
+
+Each entry says why it is needed; `tests/test_compat.py` fails when one of them moves.
+
+Python 3.14 (read in its documentation, not run): annotations are computed on demand,
+so `own_annotations` asks `annotationlib` for values in which unknown names stay forward
+references. Equinox itself evaluates annotations when a class is made there, so a name
+that is missing at that moment fails in Equinox before annotax sees it.
+"""
+
+import inspect
+import sys
+import typing
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jaxtyping
+import numpy as np
+import typing_extensions
+from jax.tree_util import tree_flatten_with_path
+
+EquinoxMeta: Any = type(eqx.Module)
+"""The metaclass of Equinox modules: not exported, but this expression is public."""
+
+ArrayImpl: type = getattr(jax._src.array, "ArrayImpl", jax.Array)  # pyright: ignore
+"""The class of concrete JAX arrays. `type(x) is ArrayImpl` is the only way to tell a
+concrete array from a tracer in 30 ns; everything works without, only slower."""
+
+ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+"""What counts as an array: what Equinox's `is_inexact_array` takes, and stand-ins."""
+
+ALIAS_TYPES: tuple[Any, ...] = tuple(
+    {
+        module.TypeAliasType
+        for module in (typing, typing_extensions)
+        if hasattr(module, "TypeAliasType")
+    }
+)
+"""The classes of PEP 695 aliases: `typing`'s from Python 3.12 on, and the backport's."""
+
+
+def own_annotations(cls: type) -> dict[str, Any]:
+    """The annotations written in the body of `cls`, none of its bases'."""
+    if sys.version_info >= (3, 14):
+        import annotationlib  # the module exists from 3.14 on
+
+        return dict(
+            annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
+        )
+    return dict(cls.__dict__.get("__annotations__", {}))
+
+
+def is_array_hint(hint: object) -> bool:
+    """Whether a hint is one of jaxtyping's array types, `Float[Array, "n"]`."""
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+
+
+def is_array_dtype(hint: object) -> bool:
+    """Whether a hint is one of jaxtyping's dtypes, `Float`, whose subscript names axes."""
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractDtype)
+
+
+def pytree_leaf_hint(hint: object) -> Any:
+    """The `X` of jaxtyping's `PyTree[X]`, or `None`.
+
+    jaxtyping builds a class whose attribute `leaftype` is not documented.
+    """
+    is_pytree = isinstance(hint, type(jaxtyping.PyTree)) and hint is not jaxtyping.PyTree
+    return getattr(hint, "leaftype", None) if is_pytree else None
+
+
+def children(node: object) -> list[tuple[Any, Any]]:
+    """The (key, child) pairs one level down; empty for a leaf and for an empty node.
+
+    JAX has no public function for one level with keys: stopping below the root does it.
+    """
+    pairs, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    if len(pairs) == 1 and not pairs[0][0]:
+        return []
+    return [(path[0], child) for path, child in pairs]
+
+
+def node_data(treedef: Any) -> tuple[type, Any] | None:
+    """The node type and static data at the root of a treedef, `None` for a leaf.
+
+    A method of the treedef without documentation; nothing else tells two structures
+    apart that differ only in static data.
+    """
+    return treedef.node_data()
+
+
+def instance_dict(module: object) -> dict[str, Any]:
+    """An instance's `__dict__`, past Equinox's `__getattribute__` (five times faster)."""
+    return object.__getattribute__(module, "__dict__")
+
+
+def outer_frames() -> Iterator[FrameType]:
+    """The frames of the callers, innermost first.
+
+    Strings in the annotations of a class that is local to a function may name locals
+    of that function, and nothing but its frame knows them.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

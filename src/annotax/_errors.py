@@ -1,0 +1,76 @@
+"""The exceptions of annotax, and the one shape in which every message is written.
+
+This file stands at the bottom so that any other file can raise: a message names the
+place (`Class.field` or a path), what was expected, what was found and how to mend it.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class AnnotaxError(Exception):
+    """The root of all errors raised by annotax."""
+
+
+class AnnotationError(AnnotaxError, TypeError):
+    """An annotation or a registration says something that cannot be meant."""
+
+
+class HyperError(AnnotaxError, TypeError, ValueError):
+    """A value that cannot be static was given to a `Hyper` field.
+
+    It is a `TypeError` and a `ValueError`, because both are what is wrong with an array
+    or a NaN in a place where JAX compares and hashes values.
+    """
+
+
+class SelectionError(AnnotaxError, ValueError):
+    """A selection is malformed, or selects something other than what was meant."""
+
+
+class StructureError(AnnotaxError, ValueError):
+    """Leaves do not fit the model they are put into."""
+
+
+class FieldError(AnnotaxError, TypeError):
+    """A class has no field of that name."""
+
+
+def explain_error(
+    where: str,
+    problem: str,
+    *,
+    expected: str | None = None,
+    found: str | None = None,
+    fix: str | None = None,
+) -> str:
+    """The text of a message: one line that says what is wrong, then the details.
+
+    **Arguments:** `where` is `Class.field`, a path, or the name of a function;
+    `problem` completes the first line; the others become lines of their own.
+
+    **Returns:** the text, without a newline at its end.
+    """
+    lines = [f"{where}: {problem}"]
+    details = {"expected": expected, "found": found, "fix": fix}
+    for label, text in details.items():
+        if text is not None:
+            body = text.replace("\n", "\n" + " " * 12)
+            lines.append(f"  {label + ':':<9} {body}")
+    return "\n".join(lines)
+
+
+def listing(names: Iterable[object], limit: int = 12) -> str:
+    """Names joined by commas, the tail of a long list counted instead of shown."""
+    texts = [str(name) for name in names]
+    if len(texts) <= limit:
+        return ", ".join(texts) or "nothing"
+    return ", ".join(texts[:limit]) + f" and {len(texts) - limit} more"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A hint that names what comes nearest to `name`, or lists what there is."""
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(repr(text) for text in near)}?"
+    return f"there is: {listing(known)}"

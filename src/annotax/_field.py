@@ -1,0 +1,173 @@
+"""What a field says of itself: `field`, its options, and the finished field spec."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import equinox as eqx
+
+from ._errors import AnnotationError, explain_error
+from ._hint import Axes
+from ._role import HYPER, Role
+
+Origin = Literal["declared", "registered", "inferred", "undeclared"]
+"""Who says what a leaf is: its class, a `register` call, `adopt`, or nobody."""
+
+METADATA_KEY = "annotax"
+"""Where `field` keeps its options in the metadata of the dataclass field."""
+
+_NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """What `field` was told beyond what `equinox.field` takes."""
+
+    role: Role | None = None
+    tags: frozenset[str] = frozenset()
+    axes: Axes | None = None
+    doc: str = ""
+    persistent: bool = True
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """What one class says of one field. Immutable.
+
+    `declared_by` is the class in whose body the annotation stands; `hint` is the type
+    as far as it could be resolved (a string where it could not), `text` as written.
+    """
+
+    name: str
+    declared_by: type
+    role: Role | None = None
+    origin: Origin = "undeclared"
+    hint: Any = Any
+    text: str = ""
+    static: bool = False
+    axes: Axes | None = None
+    tags: frozenset[str] = frozenset()
+    doc: str = ""
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _NO_METADATA)
+    persistent: bool = True
+    converter: Callable[[Any], Any] | None = None
+
+
+def field(
+    *,
+    role: Any = None,
+    tags: Iterable[str] = (),
+    axes: Iterable[str | None] | None = None,
+    doc: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    persistent: bool = True,
+    converter: Callable[[Any], Any] | None = None,
+    static: bool = False,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+    **kwargs: Any,
+) -> Any:
+    """Options of a field; takes all that `equinox.field` takes.
+
+    !!! example
+
+        >>> import annotax as anx
+        >>> from jaxtyping import Array, Float
+        >>> class Scale(anx.Module):
+        ...     weight: anx.Param[Float[Array, " d"]] = anx.field(tags=["no_decay"])
+        ...     mean: Float[Array, " d"] = anx.field(role=anx.Buffer)  # the twin
+
+    **Arguments:**
+
+    - `role`: the role, where the annotation cannot carry it. If both say one, they must
+      agree.
+    - `tags`: words to select by (`by_tag`). They apply to everything inside the field.
+    - `axes`: names of the array's axes for sharding; the jaxtyping dimensions if `None`.
+    - `doc`: one line that says what the field is.
+    - `metadata`: anything; kept in the dataclass field and in records.
+    - `persistent`: `False` keeps the field out of checkpoints.
+    - `converter`, `static`, `default`, `default_factory`, `init`, `repr`, `kw_only`, ...:
+      as in `equinox.field`.
+
+    **Returns:** a dataclass field, to be assigned in the class body.
+
+    **Raises:** `AnnotationError` if `role` is no role, if `tags` or `axes` are a single
+    string or hold something that is no string.
+    """
+    options = FieldOptions(
+        role=None if role is None else Role.of(role),
+        tags=frozenset(_strings("tags", tags)),
+        axes=None if axes is None else tuple(_strings("axes", axes, none=True)),
+        doc=doc,
+        persistent=persistent,
+    )
+    if default is not dataclasses.MISSING:
+        kwargs["default"] = default
+    if default_factory is not dataclasses.MISSING:
+        kwargs["default_factory"] = default_factory
+    marked = {**(metadata or {}), METADATA_KEY: options}
+    return eqx.field(converter=converter, static=static, metadata=marked, **kwargs)
+
+
+def _strings(option: str, values: Iterable[Any], *, none: bool = False) -> tuple[Any, ...]:
+    """The values as a tuple; a lone string would silently become its letters."""
+    listed = values if isinstance(values, str) else tuple(values)
+    if isinstance(listed, str) or not all(
+        isinstance(value, str) or (none and value is None) for value in listed
+    ):
+        raise AnnotationError(
+            explain_error(
+                f"field({option}=...)",
+                "not a sequence of strings",
+                expected=f'{option}=("first", "second")',
+                found=repr(listed)
+                if isinstance(listed, str)
+                else f"a {type(values).__name__}",
+                fix=f"{option}=({values!r},)" if isinstance(values, str) else None,
+            )
+        )
+    return listed
+
+
+def options_of(value: object) -> FieldOptions:
+    """The options that a dataclass field carries; the defaults for anything else."""
+    if isinstance(value, dataclasses.Field):
+        return value.metadata.get(METADATA_KEY, FieldOptions())
+    return FieldOptions()
+
+
+def agreed_role(
+    where: str, written: tuple[Role, ...], twin: Role | None, text: str
+) -> Role | None:
+    """The one role that an annotation and `field(role=...)` say together.
+
+    **Raises:** `AnnotationError` if they say two.
+    """
+    if len(written) > 1:
+        raise AnnotationError(
+            explain_error(
+                where,
+                "two roles in one annotation",
+                expected="one of Param, Buffer, Hyper, or a role derived from one",
+                found=f"{' and '.join(role.name for role in written)} in {text!r}",
+                fix="keep the one that is meant",
+            )
+        )
+    if written and twin is not None and written[0] != twin:
+        raise AnnotationError(
+            explain_error(
+                where,
+                "the annotation and field(role=...) disagree",
+                expected="the same role, or only one of the two",
+                found=f"{written[0].name} in {text!r}, {twin.name} in field(role=...)",
+                fix="remove the role from field(...)",
+            )
+        )
+    return written[0] if written else twin
+
+
+def is_hyper(role: Role | None) -> bool:
+    """Whether a role makes a field static."""
+    return role is not None and role.is_a(HYPER)

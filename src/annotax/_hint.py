@@ -1,0 +1,334 @@
+"""Reading one annotation: its role, its kind, its type and its axis names.
+
+An annotation may be an object, a string, or an object with strings inside. Strings are
+evaluated in the scope of the class. If a name in one is not defined yet (or only under
+`TYPE_CHECKING`), its syntax tree is searched instead, so that the role is found although
+the type around or inside it is still unknown. Nothing is guessed: what could not be
+resolved is listed, and it is for the caller to try again or to refuse.
+"""
+
+import ast
+import builtins
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, ForwardRef, Literal, get_args, get_origin
+
+import equinox as eqx
+import typing_extensions
+
+from ._compat import ALIAS_TYPES, is_array_dtype, is_array_hint, pytree_leaf_hint
+from ._errors import AnnotationError
+from ._role import Role
+
+Kind = Literal["field", "abstract", "abstract class", "class", "init"]
+Axes = tuple[str | None, ...]
+
+_FORMS: dict[Any, Kind] = {
+    eqx.AbstractVar: "abstract",
+    eqx.AbstractClassVar: "abstract class",
+    ClassVar: "class",
+    dataclasses.InitVar: "init",
+}
+_LITERALS = (Literal, typing_extensions.Literal)
+
+
+class _UnresolvedError(Exception):
+    """A name that the scope does not have."""
+
+
+class Scope:
+    """Where the names of an annotation are looked up: innermost first.
+
+    The layers are asked for when the first name is: most annotations have no string in
+    them, and finding the locals of a function costs a walk over the stack.
+    """
+
+    def __init__(self, find_layers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        self._find_layers = find_layers
+
+    @cached_property
+    def layers(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple(self._find_layers())
+
+    def __getitem__(self, name: str) -> Any:
+        for layer in (*self.layers, vars(builtins)):
+            if name in layer:
+                return layer[name]
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What one annotation says.
+
+    `type` is the annotation with its strings replaced by what they name, or the string
+    itself while a name in it is missing; `missing` lists these names; `inner_form` is a
+    special form that stands where only a type may stand.
+    """
+
+    text: str
+    type: Any
+    kind: Kind = "field"
+    roles: tuple[Role, ...] = ()
+    axes: Axes | None = None
+    missing: tuple[str, ...] = ()
+    inner_form: str | None = None
+
+
+@dataclass
+class _Found:
+    """What a walk through an annotation comes across."""
+
+    roles: list[Role] = field(default_factory=list[Role])
+    missing: list[str] = field(default_factory=list[str])
+    arrays: list[Any] = field(default_factory=list[Any])
+    forms: list[str] = field(default_factory=list[str])
+    aliases: list[Any] = field(default_factory=list[Any])  # entered: one may be recursive
+
+
+def read_hint(annotation: Any, scope: Scope) -> Hint:
+    """Read an annotation as far as `scope` allows.
+
+    **Raises:** `AnnotationError` if a string is not Python.
+    """
+    text = annotation if isinstance(annotation, str) else hint_text(annotation)
+    value, tree = annotation, None
+    if isinstance(annotation, str):
+        tree = _parse(annotation)
+        try:
+            value = _evaluate(tree, scope)
+        except _UnresolvedError:
+            return _read_partly(text, tree, scope)
+    kind, inner = _peel(value)
+    found = _Found()
+    _walk(inner, scope, found)
+    return Hint(
+        text=text,
+        type=value,
+        kind=kind,
+        roles=tuple(dict.fromkeys(found.roles)),
+        axes=_common_axes(found.arrays),
+        missing=tuple(dict.fromkeys(found.missing)),
+        inner_form=next(iter(found.forms), None),
+    )
+
+
+def names_in(text: str) -> set[str]:
+    """The names that a string annotation mentions, outside of strings inside it."""
+    return {node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)}
+
+
+def hint_text(annotation: Any) -> str:
+    """An annotation as a reader would write it; falls back on its repr."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return getattr(annotation, "__name__", repr(annotation))
+    return repr(annotation).replace("typing.", "")
+
+
+# --- objects -------------------------------------------------------------------------
+
+
+def _peel(value: Any) -> tuple[Kind, Any]:
+    """The special form around a whole annotation, and what is inside it."""
+    if isinstance(value, dataclasses.InitVar):
+        return "init", value.type
+    origin = get_origin(value)
+    if origin in _FORMS:
+        return _FORMS[origin], get_args(value)[0]
+    return _FORMS.get(value, "field") if _is_form(value) else "field", value
+
+
+def _is_form(value: Any) -> bool:
+    return any(value is form for form in _FORMS)
+
+
+def _walk(hint: Any, scope: Scope, found: _Found) -> None:
+    """Collect roles, array types, missing names and misplaced forms below `hint`."""
+    if isinstance(hint, ForwardRef):
+        hint = hint.__forward_arg__
+    if isinstance(hint, str):
+        tree = _parse(hint)
+        try:
+            _walk(_evaluate(tree, scope), scope, found)
+        except _UnresolvedError:
+            _walk_tree(tree, scope, found)
+        return
+    origin = get_origin(hint)
+    if any(origin is literal for literal in _LITERALS):
+        return
+    if isinstance(hint, ALIAS_TYPES) or isinstance(origin, ALIAS_TYPES):
+        _walk_alias(hint, scope, found)
+    elif is_array_hint(hint):
+        found.arrays.append(hint)
+    elif _is_form(origin) or isinstance(hint, dataclasses.InitVar):
+        found.forms.append(getattr(origin or type(hint), "__name__", str(origin)))
+    elif origin is Annotated:
+        found.roles += [mark for mark in hint.__metadata__ if isinstance(mark, Role)]
+        _walk(hint.__origin__, scope, found)
+    elif (leaf := pytree_leaf_hint(hint)) is not None:
+        _walk(leaf, scope, found)
+    else:
+        for part in _parts(hint):
+            _walk(part, scope, found)
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """The types inside a hint; the arguments of a `Callable` come as a list."""
+    yield from hint if isinstance(hint, list) else get_args(hint)
+
+
+def _walk_alias(alias: Any, scope: Scope, found: _Found) -> None:
+    """Walk what a PEP 695 alias stands for; its value may name what does not exist yet."""
+    head = get_origin(alias) or alias
+    if any(head is entered for entered in found.aliases):
+        return
+    found.aliases.append(head)
+    try:
+        value = head.__value__
+    except NameError as error:
+        found.missing.append(error.name or str(error))
+        return
+    arguments = dict(zip(head.__type_params__, get_args(alias), strict=False))
+    free = getattr(value, "__parameters__", ())
+    if arguments and free:
+        value = value[tuple(arguments.get(parameter, parameter) for parameter in free)]
+    _walk(value, scope, found)
+
+
+# --- strings -------------------------------------------------------------------------
+
+
+def _parse(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise AnnotationError(f"the annotation {text!r} is not Python: {error}") from error
+
+
+def _evaluate(tree: ast.expr, scope: Scope) -> Any:
+    """The value of an expression, if every name in it is known.
+
+    A name that is known but cannot be used as written (a class under construction that
+    is not generic yet, say) counts as unknown: the walk over the tree decides.
+    """
+    code = compile(ast.Expression(tree), "<annotation>", "eval")
+    try:
+        return eval(code, {"__builtins__": {}}, scope)  # as `typing` does
+    except Exception as error:
+        raise _UnresolvedError from error
+
+
+def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
+    """Read a string of which some name is missing, by its syntax tree."""
+    kind: Kind = "field"
+    inner = tree
+    if isinstance(tree, ast.Subscript):
+        head = _lookup(tree.value, scope)
+        if _is_form(head):
+            kind, inner = _FORMS[head], tree.slice
+    found = _Found()
+    _walk_tree(inner, scope, found)
+    return Hint(
+        text=text,
+        type=text,
+        kind=kind,
+        roles=tuple(dict.fromkeys(found.roles)),
+        axes=None,
+        missing=tuple(dict.fromkeys(found.missing)),
+        inner_form=next(iter(found.forms), None),
+    )
+
+
+def _walk_tree(tree: ast.AST, scope: Scope, found: _Found) -> None:
+    """Collect from a syntax tree what its known names stand for."""
+    if isinstance(tree, ast.Name | ast.Attribute):
+        _walk_name(tree, scope, found)
+    elif isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        _walk(tree.value, scope, found)
+    elif isinstance(tree, ast.Subscript):
+        head = _lookup(tree.value, scope)
+        _walk_tree(tree.value, scope, found)
+        if is_array_dtype(head):
+            # The second argument names axes: it is no annotation.
+            array = tree.slice.elts[0] if isinstance(tree.slice, ast.Tuple) else tree.slice
+            _walk_tree(array, scope, found)
+        elif not any(head is literal for literal in _LITERALS):
+            _walk_tree(_without_metadata(head, tree.slice), scope, found)
+    else:
+        for child in ast.iter_child_nodes(tree):
+            _walk_tree(child, scope, found)
+
+
+def _without_metadata(head: Any, arguments: ast.expr) -> ast.AST:
+    """Strings among the metadata of `Annotated` are no annotations."""
+    if head is Annotated and isinstance(arguments, ast.Tuple):
+        kept = [
+            part
+            for at, part in enumerate(arguments.elts)
+            if at == 0 or not isinstance(part, ast.Constant)
+        ]
+        return ast.Tuple(kept, ast.Load())
+    return arguments
+
+
+def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> None:
+    value = _lookup(tree, scope)
+    if value is _MISSING:
+        found.missing.append(ast.unparse(tree))
+    elif isinstance(value, Role):
+        found.roles.append(value)
+    elif _is_form(value):
+        found.forms.append(ast.unparse(tree))
+    elif not isinstance(value, str):  # a string constant that happens to have that name
+        _walk(value, scope, found)
+
+
+_MISSING: Any = object()
+
+
+def _lookup(tree: ast.AST, scope: Scope) -> Any:
+    """What a dotted name stands for, or `_MISSING`."""
+    try:
+        if isinstance(tree, ast.Name):
+            return scope[tree.id]
+        if isinstance(tree, ast.Attribute):
+            owner = _lookup(tree.value, scope)
+            return _MISSING if owner is _MISSING else getattr(owner, tree.attr)
+    except (KeyError, AttributeError):
+        pass
+    return _MISSING
+
+
+# --- axes ----------------------------------------------------------------------------
+
+
+def _common_axes(arrays: list[Any]) -> Axes | None:
+    """The axis names on which all array types of a hint agree, else `None`."""
+    candidates = {array_axes(array) for array in arrays}
+    return candidates.pop() if len(candidates) == 1 else None
+
+
+def array_axes(array: Any) -> Axes | None:
+    """The axis names of a jaxtyping array type, one entry a dimension.
+
+    `"batch #heads d=3 _ 4 n+1"` gives `("batch", "heads", "d", None, None, "n+1")`.
+    A variadic dimension keeps its star (`"*batch"`, or `"..."`): how many axes it
+    covers is known only for an array.
+    """
+    text: str = typing.cast(str, array.dim_str)
+    return tuple(_axis_name(token) for token in text.split())
+
+
+def _axis_name(token: str) -> str | None:
+    if token == "...":
+        return token
+    name, _, _ = token.partition("=")
+    star = "*" if "*" in name[:3] else ""
+    name = name.lstrip("#*?")
+    if name.startswith("_"):
+        name = name.lstrip("_")
+        return star + name if name else ("..." if star else None)
+    return None if name.lstrip("-").isdigit() else star + name

@@ -1,0 +1,150 @@
+"""What a `Hyper` field lets in: values that can be part of a tree structure.
+
+JAX compares static values with `==` and hashes them, and takes `1` and `1.0` for the
+same. The check runs as the field's converter, because Equinox calls converters before
+it looks at static fields itself, so ours is the first word on a wrong value.
+"""
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+import jax
+import numpy as np
+
+from ._errors import HyperError, explain_error
+
+
+class HyperConverter:
+    """Runs a field's own converter, then refuses what cannot be static."""
+
+    __slots__ = ("__signature__", "_converter", "_hint", "where")
+
+    def __init__(
+        self,
+        where: str,
+        hint: Any,
+        annotation: Any,
+        converter: Callable[[Any], Any] | None,
+    ) -> None:
+        self.where = where
+        self._hint = hint
+        self._converter = converter
+        # Equinox writes the annotation of a converter's argument into `__init__`.
+        self.__signature__ = _signature(annotation, converter)
+
+    def __call__(self, value: Any) -> Any:
+        if self._converter is not None:
+            value = self._converter(value)
+        value = as_float(value, self._hint)
+        refuse_dynamic(self.where, value)
+        return value
+
+
+def _signature(
+    annotation: Any, converter: Callable[[Any], Any] | None
+) -> inspect.Signature:
+    if converter is not None:
+        try:
+            return inspect.signature(converter)
+        except ValueError:  # builtins such as `str` have none
+            annotation = Any
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    return inspect.Signature([inspect.Parameter("value", kind, annotation=annotation)])
+
+
+def as_float(value: Any, hint: Any) -> Any:
+    """An integer where `hint` says `float` (or a tuple or union of it) as a float."""
+    if hint is float:
+        is_integer = isinstance(value, int | np.integer)
+        return float(cast(Any, value)) if is_integer else value
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return as_float(value, arguments[0])
+    if origin in (Union, types.UnionType):
+        return value if int in arguments or bool in arguments else _first(value, arguments)
+    if origin is tuple and isinstance(value, tuple) and arguments:
+        items = cast(tuple[Any, ...], value)
+        each = arguments[:1] * len(items) if arguments[-1] is ... else arguments
+        if len(each) == len(items) and type(items) is tuple:
+            return tuple(
+                as_float(item, part) for item, part in zip(items, each, strict=True)
+            )
+    return value
+
+
+def _first(value: Any, options: tuple[Any, ...]) -> Any:
+    """The value as the first of a union's members that changes it would have it."""
+    candidates = (as_float(value, option) for option in options)
+    return next((new for new in candidates if new is not value), value)
+
+
+def refuse_dynamic(where: str, value: Any) -> None:
+    """Refuse a value that JAX could not treat as static.
+
+    **Raises:** `HyperError` for arrays and tracers, for what has no hash, and for what
+    does not equal itself, also inside containers.
+    """
+    leaves = jax.tree_util.tree_leaves(value)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    if arrays:
+        raise HyperError(_array_message(where, value, arrays[0]))
+    try:
+        hash(value)
+    except TypeError as error:
+        raise HyperError(_hash_message(where, value)) from error
+    if not all(_equals_itself(item) for item in (value, *leaves)):
+        raise HyperError(
+            explain_error(
+                where,
+                "a Hyper must equal itself, or every call compiles anew",
+                expected="a value with `value == value`",
+                found=f"a {type(value).__name__} that is or holds one unequal to itself"
+                " (a NaN?)",
+                fix="use None for 'not given'",
+            )
+        )
+
+
+def _equals_itself(value: Any) -> bool:
+    try:
+        return bool(value == value)  # noqa: PLR0124 -- that is the question
+    except Exception:
+        return False
+
+
+def _array_message(where: str, value: Any, array: Any) -> str:
+    kind = "a traced array" if isinstance(array, jax.core.Tracer) else "an array"
+    source = " of numpy" if isinstance(array, np.ndarray) else ""
+    inside = "" if value is array else f" inside a {type(value).__name__}"
+    return explain_error(
+        where,
+        f"{kind} cannot be a Hyper",
+        expected="a hashable Python value, part of the tree structure",
+        found=f"{kind}{source} {array.dtype}{list(array.shape)}{inside}",
+        fix="did you mean Buffer (an array that no gradient reaches) or Param? "
+        "For a number, pass float(...) or int(...) of it",
+    )
+
+
+_HASHABLE_TWINS = {
+    list: "use a tuple",
+    set: "use a frozenset",
+    dict: "use a tuple of pairs, or a frozen dataclass",
+    bytearray: "use bytes",
+}
+
+
+def _hash_message(where: str, value: Any) -> str:
+    mutable = [kind for kind in _HASHABLE_TWINS if isinstance(value, kind)]
+    inside = "" if mutable else " that has no hash, or holds something that has none"
+    return explain_error(
+        where,
+        "a mutable or unhashable value cannot be a Hyper",
+        expected="a hashable value: JAX keeps it in the tree structure",
+        found=f"a {type(value).__name__}{inside}",
+        fix=_HASHABLE_TWINS[mutable[0]]
+        if mutable
+        else "use a tuple, or a frozen dataclass",
+    )

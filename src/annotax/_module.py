@@ -1,0 +1,71 @@
+"""`Module` and its metaclass: where annotax hooks into Equinox, and nothing else.
+
+Three hooks, each a call into `_resolve`. Class work that must come before Equinox makes
+the dataclass is in `Module.__init_subclass__`, which Python runs inside `type.__new__`;
+the rest is in `Meta.__init__`. Overriding `__new__` or `__call__` of the metaclass is
+avoided: it would add a frame, and Equinox's warnings would point at us instead of at
+the user. Instance work is in `__check_init__`, which Equinox runs whatever `__init__` or
+metaclass `__call__` a class has.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+from typing_extensions import dataclass_transform
+
+from . import _field, _resolve
+from ._compat import EquinoxMeta
+from ._registry import registry
+
+if TYPE_CHECKING:
+    _Base = type(eqx.Module)
+else:
+    _Base = EquinoxMeta
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field, eqx.field, _field.field))
+class Meta(_Base):
+    """The metaclass of `Module`: Equinox's, and `complete` on each finished class."""
+
+    def __init__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any
+    ) -> None:
+        super().__init__(name, bases, namespace)
+        _resolve.complete(cls)
+
+
+class Module(eqx.Module, metaclass=Meta):
+    """The base class of annotated models: an `equinox.Module` that reads its roles.
+
+    !!! example
+
+        >>> import annotax as anx
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxtyping import Array, Float
+        >>> class Linear(anx.Module):
+        ...     weight: anx.Param[Float[Array, "out_features in_features"]]
+        ...     mean: anx.Buffer[Float[Array, " in_features"]]
+        ...     rate: anx.Hyper[float] = 0.1
+        ...     def __call__(self, x):
+        ...         return self.weight @ (x - self.mean)
+        >>> layer = Linear(jnp.ones((2, 3)), jnp.zeros(3))
+        >>> jax.tree_util.tree_leaves(layer)[0].shape    # rate is no leaf
+        (2, 3)
+        >>> list(anx.params(layer))
+        ['weight']
+
+    Everything else is as in Equinox: dataclass fields, `__init__`, `__check_init__`,
+    abstract fields, methods as PyTrees.
+
+    **Raises:** `AnnotationError` when a class is made whose roles contradict each other;
+    `HyperError` when an instance is made with a value that cannot be static.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _resolve.declare(cls)
+
+    def __check_init__(self) -> None:
+        if type(self) in registry.unsettled:
+            _resolve.settle(type(self))

@@ -1,0 +1,121 @@
+"""Paths: where a leaf stands, as text, and patterns over that text.
+
+Attributes and sequence indices are joined by dots (`layers.0.weight`). A dictionary
+key that is a plain identifier stands bare; any other stands as its repr in brackets,
+attached to what comes before (`table['a.b'].w`).
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from ._errors import SelectionError, explain_error
+
+_SEPARATOR = "\0"  # stands in no segment: repr escapes it, attributes cannot hold it
+
+
+def segment(key: Any) -> str:
+    """One step of a key path, as JAX names it, in the text of a path."""
+    if isinstance(key, GetAttrKey):
+        return key.name
+    if isinstance(key, SequenceKey):
+        return str(key.idx)
+    if isinstance(key, FlattenedIndexKey):
+        return str(key.key)
+    name = key.key if isinstance(key, DictKey) else key
+    return dict_segment(name)
+
+
+def dict_segment(key: object) -> str:
+    """A dictionary key in the text of a path."""
+    if isinstance(key, str) and key.isidentifier():
+        return key
+    return f"[{key!r}]"
+
+
+def join(prefix: str, step: str) -> str:
+    """The path that leads one step (or one path) further than `prefix`."""
+    if not prefix or not step:
+        return prefix or step
+    return f"{prefix}{step}" if step.startswith("[") else f"{prefix}.{step}"
+
+
+@lru_cache(maxsize=65536)
+def segments(path: str) -> tuple[str, ...]:
+    """The steps of a path: `segments("a.0['x.y'].w")` is `("a", "0", "['x.y']", "w")`."""
+    steps: list[str] = []
+    start = 0
+    while start < len(path):
+        if path[start] == "[":
+            end = _bracket_end(path, start)
+        else:
+            stops = [at for at in (path.find(".", start), path.find("[", start)) if at >= 0]
+            end = min(stops, default=len(path))
+        steps.append(path[start:end])
+        start = end + 1 if path[end : end + 1] == "." else end
+    return tuple(steps)
+
+
+def _bracket_end(path: str, start: int) -> int:
+    """The index behind the bracket that opens at `start`; quotes may hold brackets."""
+    depth, quote, at = 0, "", start
+    while at < len(path):
+        char = path[at]
+        if quote:
+            if char == "\\":
+                at += 1
+            elif char == quote:
+                quote = ""
+        elif char in "'\"":
+            quote = char
+        else:
+            depth += (char == "[") - (char == "]")
+            if depth == 0:
+                return at + 1
+        at += 1
+    return len(path)
+
+
+@lru_cache(maxsize=1024)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern as a regular expression over steps; match with `matches`.
+
+    `*` is one step or, within a step, any characters; `**` is any number of steps,
+    none included.
+
+    **Raises:** `SelectionError` for an empty step, an open bracket, or `**` that is
+    only part of a step.
+    """
+    parts = segments(pattern)
+    open_bracket = any(part[0] == "[" and part[-1] != "]" for part in parts if part)
+    crowded = any("**" in part and part != "**" for part in parts if part[:1] != "[")
+    if not parts or "" in parts or pattern.endswith(".") or open_bracket or crowded:
+        raise SelectionError(
+            explain_error(
+                f"by_path({pattern!r})",
+                "the pattern is malformed",
+                expected="steps joined by dots; '*' within a step, '**' for any number "
+                "of steps, ['...'] for dictionary keys that are no identifiers",
+                fix="for instance 'encoder.**.weight', 'layers.*.bias', \"table['a.b']\"",
+            )
+        )
+    text = ""
+    for part in parts:
+        if part == "**":
+            text += f"(?:[^{_SEPARATOR}]*{_SEPARATOR})*"
+        else:
+            inner = f"[^{_SEPARATOR}]*".join(re.escape(piece) for piece in part.split("*"))
+            text += inner + _SEPARATOR
+    return re.compile(text)
+
+
+def matches(pattern: re.Pattern[str], path: str) -> bool:
+    """Whether the whole of a path fits a compiled pattern."""
+    return pattern.fullmatch(_terminated(segments(path))) is not None
+
+
+def _terminated(steps: Iterable[str]) -> str:
+    return "".join(step + _SEPARATOR for step in steps)

@@ -1,0 +1,79 @@
+"""`register`: roles and metadata for classes that are not ours."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from ._errors import AnnotationError, FieldError, did_you_mean, explain_error
+from ._field import FieldOptions, options_of
+from ._registry import registry
+from ._specs import registered_annotations
+from ._role import Role
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(cls: _Class, /, **fields: Any) -> _Class:
+    """Say what the fields of somebody else's class are.
+
+    !!! example
+
+        >>> import annotax as anx, equinox as eqx, jax
+        >>> class Embedding(eqx.Module):
+        ...     table: jax.Array
+        ...     positions: jax.Array
+        >>> anx.register(
+        ...     Embedding,
+        ...     table=anx.Param,
+        ...     positions=anx.field(role=anx.Buffer, axes=("length", "embed")),
+        ... )
+        <class '...Embedding'>
+
+    As a decorator on a plain `equinox.Module` it reads the class's own annotations.
+    Later calls win, field by field, and take effect at once, whatever was cached.
+    Registration makes selections right; the class itself stays as it is.
+
+    **Arguments:** `cls` is a dataclass that is a PyTree; `fields` maps its field names
+    to a role, an alias such as `Param`, or `field(role=..., tags=..., axes=...)`.
+
+    **Returns:** `cls`.
+
+    **Raises:** `FieldError` for a name that is no field; `AnnotationError` for a class
+    that is no dataclass or is an annotax module, and for what is no role.
+    """
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        raise AnnotationError(
+            explain_error(
+                "register",
+                "this class has no fields to register",
+                expected="an equinox.Module or another dataclass",
+                found=repr(cls),
+            )
+        )
+    if cls in registry.declarations:
+        raise AnnotationError(
+            explain_error(
+                cls.__name__,
+                "an annotax module says itself what its fields are",
+                found=f"register({cls.__name__}, ...)",
+                fix="annotate its fields, or derive a class that annotates them anew",
+            )
+        )
+    names = [f.name for f in dataclasses.fields(cls)]
+    for name in fields:
+        if name not in names:
+            raise FieldError(
+                explain_error(
+                    f"{cls.__name__}.{name}",
+                    "the class has no such field",
+                    fix=did_you_mean(name, names),
+                )
+            )
+    given = {name: _options(value) for name, value in fields.items()}
+    registry.register(cls, {**registered_annotations(cls), **given})
+    return cls
+
+
+def _options(value: Any) -> FieldOptions:
+    if isinstance(value, dataclasses.Field):
+        return options_of(value)
+    return FieldOptions(role=Role.of(value))

@@ -1,0 +1,66 @@
+"""Which class says what of its fields: the only lasting mutable state of annotax.
+
+Classes are held strongly. JAX's PyTree registry keeps every module class alive anyway,
+and a field spec refers to the class that declares it, so weak keys would free nothing.
+Instances and arrays are never stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._field import FieldOptions, FieldSpec
+from ._role import Role
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An annotation with names that did not exist yet when its class was made.
+
+    `known` keeps just those of the other names that the class body could see.
+    """
+
+    name: str
+    annotation: str
+    known: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the body of one annotax class says.
+
+    `abstract` holds the roles of `AbstractVar`s, which are not fields.
+    """
+
+    specs: Mapping[str, FieldSpec]
+    abstract: Mapping[str, Role] = field(default_factory=dict[str, Role])
+    pending: tuple[Pending, ...] = ()
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self.declarations: dict[type, Declaration] = {}
+        self.registrations: dict[type, dict[str, FieldOptions]] = {}
+        self.unsettled: set[type] = set()
+        self.field_specs: dict[type, tuple[FieldSpec, ...]] = {}
+        self.version = 0
+
+    def declare(self, cls: type, declaration: Declaration) -> None:
+        """Record what a class says, for the first time or with more names resolved."""
+        known_before = cls in self.declarations
+        self.declarations[cls] = declaration
+        if known_before:
+            self.invalidate()
+
+    def register(self, cls: type, options: Mapping[str, FieldOptions]) -> None:
+        """Record what somebody says of a class that is not ours; the last word wins."""
+        self.registrations[cls] = {**self.registrations.get(cls, {}), **options}
+        self.invalidate()
+
+    def invalidate(self) -> None:
+        """Make everything derived from the registry be derived anew."""
+        self.field_specs = {}
+        self.version += 1
+
+
+registry = _Registry()

@@ -1,0 +1,301 @@
+"""A class's annotations → field specs.
+
+`declare` runs while a class of ours is being made, before Equinox turns it into a
+dataclass: the last moment at which a field can still become static. `complete` runs when
+the class is finished, `settle` at its first construction.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import equinox as eqx
+
+from ._buffer import BufferSlot, UnsetField
+from ._compat import own_annotations
+from ._errors import AnnotationError, explain_error
+from ._field import FieldSpec, agreed_role, is_hyper, options_of
+from ._hint import Hint, Scope, names_in, read_hint
+from ._hyper import HyperConverter
+from ._registry import Declaration, Pending, registry
+from ._role import BUFFER, Role
+from ._scope import class_scope
+from ._specs import field_specs, make_spec
+
+_ROLE_NAMES = {"Param", "Buffer", "Hyper"}
+_FORM_NAMES = {
+    "abstract": "AbstractVar",
+    "abstract class": "AbstractClassVar",
+    "class": "ClassVar",
+    "init": "InitVar",
+}
+
+
+# --- while a class is being made -----------------------------------------------------
+
+
+def declare(cls: type) -> None:
+    """Read the body of a new annotax class and make its Hyper fields static.
+
+    **Raises:** `AnnotationError`, naming Class.field, if a role cannot be meant.
+    """
+    annotations = own_annotations(cls)
+    scope = class_scope(cls, annotations)
+    specs: dict[str, FieldSpec] = {}
+    abstract: dict[str, Role] = {}
+    pending: list[Pending] = []
+    changed = dict(annotations)
+    for name, annotation in annotations.items():
+        hint = _read(cls, name, annotation, scope)
+        if hint.missing and isinstance(annotation, str):
+            pending.append(_pending(name, annotation, scope))
+        if hint.kind == "field":
+            specs[name] = _declared_spec(cls, name, hint)
+            if is_hyper(specs[name].role):
+                _make_static(cls, specs[name], annotation)
+        elif hint.kind in ("abstract", "abstract class"):
+            if hint.roles:
+                abstract[name] = hint.roles[0]
+            if isinstance(annotation, str):
+                # Equinox does not recognise these forms in a string.
+                form = eqx.AbstractVar if hint.kind == "abstract" else eqx.AbstractClassVar
+                changed[name] = form[Any] if isinstance(hint.type, str) else hint.type
+    for name in _hyper_properties(cls, annotations):
+        changed[name] = ClassVar[Any]
+    if changed != annotations:
+        cls.__annotations__ = changed
+    registry.declare(cls, Declaration(specs, abstract, tuple(pending)))
+
+
+def _read(cls: type, name: str, annotation: Any, scope: Scope) -> Hint:
+    """Read one annotation and refuse roles where no role can stand."""
+    where = f"{cls.__name__}.{name}"
+    try:
+        hint = read_hint(annotation, scope)
+    except AnnotationError as error:
+        raise AnnotationError(explain_error(where, str(error))) from error
+    twin = options_of(cls.__dict__.get(name)).role
+    role = agreed_role(where, hint.roles, twin, hint.text)
+    form = hint.inner_form or (_FORM_NAMES.get(hint.kind) if role is not None else None)
+    if (
+        role is None
+        or form is None
+        or (hint.kind.startswith("abstract") and not hint.inner_form)
+    ):
+        return hint
+    is_abstract = "Abstract" in form
+    raise AnnotationError(
+        explain_error(
+            where,
+            f"a role and {form} contradict each other as written",
+            expected=f"{form}[{role.name.capitalize()}[...]]" if is_abstract else "no role",
+            found=repr(hint.text),
+            fix="put the role inside"
+            if is_abstract
+            else f"a {form} is no field: drop the role",
+        )
+    )
+
+
+def _pending(name: str, annotation: str, scope: Scope) -> Pending:
+    """Keep what is needed to read an annotation again, and no more."""
+    known = {
+        key: layer[key]
+        for key in names_in(annotation)
+        for layer in scope.layers[::-1]
+        if key in layer
+    }
+    return Pending(name, annotation, known)
+
+
+def _declared_spec(cls: type, name: str, hint: Hint) -> FieldSpec:
+    value = cls.__dict__.get(name)
+    options = options_of(value)
+    role = agreed_role(f"{cls.__name__}.{name}", hint.roles, options.role, hint.text)
+    if role is None:
+        role = _abstract_role(cls, name)
+    static = isinstance(value, dataclasses.Field) and value.metadata.get("static", False)
+    if static and role is not None and not is_hyper(role):
+        raise AnnotationError(
+            explain_error(
+                f"{cls.__name__}.{name}",
+                f"a {role.name} cannot be static",
+                expected="arrays in the PyTree, or a static field without arrays",
+                found=f"{hint.text!r} with field(static=True)",
+                fix="drop static=True, or annotate it Hyper[...]",
+            )
+        )
+    return make_spec(cls, name, hint, options, role, "declared", value)
+
+
+def _abstract_role(cls: type, name: str) -> Role | None:
+    """The role that an abstract declaration of the field promises, if one does."""
+    for base in cls.__mro__[1:]:
+        declaration = registry.declarations.get(base)
+        if declaration is not None:
+            if name in declaration.specs:
+                return None
+            if name in declaration.abstract:
+                return declaration.abstract[name]
+    return None
+
+
+def _make_static(cls: type, spec: FieldSpec, annotation: Any) -> None:
+    """Make a Hyper field static, as if `field(static=True)` had been written."""
+    value = getattr(cls, spec.name, dataclasses.MISSING)  # as `dataclasses` finds a default
+    if isinstance(value, dataclasses.Field):
+        new: Any = copy.copy(value)
+    else:
+        new = dataclasses.field(default=value)
+    guard = HyperConverter(
+        f"{cls.__name__}.{spec.name}", spec.hint, annotation, spec.converter
+    )
+    new.metadata = MappingProxyType({**new.metadata, "static": True, "converter": guard})
+    setattr(cls, spec.name, new)
+
+
+def _hyper_properties(cls: type, annotations: Mapping[str, Any]) -> list[str]:
+    """Properties that stand in for a base's Hyper: they must stop being fields.
+
+    Equinox would write the converted value back, and a property takes none.
+    """
+    return [
+        name
+        for name, value in cls.__dict__.items()
+        if isinstance(value, property) and name not in annotations
+        for spec in _inherited(cls, name)
+        if is_hyper(spec.role)
+    ]
+
+
+def _inherited(cls: type, name: str) -> list[FieldSpec]:
+    """The spec of the nearest base that declares a field of this name."""
+    for base in cls.__mro__[1:]:
+        declaration = registry.declarations.get(base)
+        if declaration is not None and name in declaration.specs:
+            return [declaration.specs[name]]
+    return []
+
+
+# --- when it is finished -------------------------------------------------------------
+
+
+def complete(cls: type) -> None:
+    """Put the slots into a finished class that its Buffers need, and no others.
+
+    **Raises:** `AnnotationError` if `declare` never ran, because a base has an
+    `__init_subclass__` that does not call `super()`.
+    """
+    if cls not in registry.declarations:
+        declare(cls)
+        made_static = [
+            s.name for s in registry.declarations[cls].specs.values() if is_hyper(s.role)
+        ]
+        if made_static or registry.declarations[cls].abstract:
+            raise AnnotationError(_skipped_message(cls, made_static))
+    for spec in field_specs(cls):
+        found = _class_attribute(cls, spec.name)
+        wants_slot = (
+            spec.origin == "declared" and spec.role is not None and spec.role.is_a(BUFFER)
+        )
+        if wants_slot and not isinstance(found, BufferSlot | property):
+            setattr(cls, spec.name, BufferSlot(spec.name, _default(found)))
+        elif not wants_slot and isinstance(found, BufferSlot):
+            setattr(cls, spec.name, UnsetField(spec.name, found.default))
+    if (
+        any(base in registry.unsettled for base in cls.__mro__[1:])
+        or registry.declarations[cls].pending
+    ):
+        registry.unsettled.add(cls)
+
+
+def _class_attribute(cls: type, name: str) -> Any:
+    """What stands under a name in a class or its bases, descriptors as they are."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return dataclasses.MISSING
+
+
+def _default(found: Any) -> Any:
+    return found.default if isinstance(found, UnsetField) else found
+
+
+def _skipped_message(cls: type, names: Sequence[str]) -> str:
+    culprits = [
+        base.__name__
+        for base in cls.__mro__[1:]
+        if "__init_subclass__" in base.__dict__ and base is not object
+    ]
+    return explain_error(
+        cls.__name__,
+        "its fields could not be made static: a base's __init_subclass__ does not call super()",
+        expected="super().__init_subclass__(**kwargs) in every __init_subclass__",
+        found=f"fields {', '.join(names)}; __init_subclass__ in {', '.join(culprits)}",
+        fix=f"add the call, or put annotax.Module first: class {cls.__name__}(annotax.Module, ...)",
+    )
+
+
+# --- at first construction -----------------------------------------------------------
+
+
+def settle(cls: type) -> None:
+    """Read again what could not be resolved when `cls` and its bases were made.
+
+    **Raises:** `AnnotationError` if a name turns out to be a role only now: by now the
+    class is a finished PyTree node, and the role would be half true.
+    """
+    for base in cls.__mro__:
+        declaration = registry.declarations.get(base)
+        if declaration is None or not declaration.pending:
+            continue
+        scope = class_scope(base, declaration.specs)
+        specs = dict(declaration.specs)
+        for late in declaration.pending:
+            if late.name in specs:
+                specs[late.name] = _settled_spec(base, specs[late.name], late, scope)
+        if specs != declaration.specs:
+            registry.declare(
+                base, dataclasses.replace(declaration, specs=specs, pending=())
+            )
+    registry.unsettled.discard(cls)
+
+
+def _settled_spec(cls: type, spec: FieldSpec, late: Pending, scope: Scope) -> FieldSpec:
+    layered = Scope(lambda: (late.known, *scope.layers))
+    hint = read_hint(late.annotation, layered)
+    role = hint.roles[0] if hint.roles else None
+    lost = [name for name in hint.missing if name.rpartition(".")[2] in _ROLE_NAMES]
+    if spec.role is None and (
+        role is not None or any(f"{name}[" in hint.text for name in lost)
+    ):
+        raise AnnotationError(
+            _late_role_message(f"{cls.__name__}.{spec.name}", hint, role, lost)
+        )
+    if isinstance(hint.type, str):
+        return spec
+    axes = hint.axes if spec.axes is None else spec.axes
+    return dataclasses.replace(spec, hint=hint.type, axes=axes)
+
+
+def _late_role_message(where: str, hint: Hint, role: Role | None, lost: list[str]) -> str:
+    if role is not None:
+        problem = "its role could not be read when the class was made"
+        found = f"{hint.text!r}, which is a {role.name} only since"
+        name = role.kind.name.capitalize()
+    else:
+        problem = (
+            "its role cannot be read: a name in the annotation does not exist at run time"
+        )
+        found = f"{hint.text!r} without {', '.join(lost)}"
+        name = lost[0].rpartition(".")[2]
+    return explain_error(
+        where,
+        problem,
+        expected="the name of the role to be defined before the class",
+        found=found,
+        fix=f"import or define it first (not under TYPE_CHECKING), or write the twin: "
+        f"{where.rpartition('.')[2]}: ... = annotax.field(role=annotax.{name})",
+    )
