@@ -9,13 +9,13 @@ through as the same object.
 
 import dataclasses
 import threading
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._compat import ArrayImpl, instance_dict
+from ._compat import ArrayImpl, instance_dict, tree_flatten
 
 _PASSING = frozenset(
     {ArrayImpl, np.ndarray, jax.ShapeDtypeStruct, type(None), bool, int, float, object}
@@ -29,6 +29,7 @@ class _Entering(threading.local):
 
 
 _entering = _Entering()
+_lax: Any = jax.lax  # its types are partly unknown
 
 
 def stop_gradient(value: Any) -> Any:
@@ -40,12 +41,12 @@ def stop_gradient(value: Any) -> Any:
     if type(value) in _PASSING or _entering.stopped:
         return value
     if isinstance(value, Tracer):
-        return jax.lax.stop_gradient(value)
-    leaves, treedef = jax.tree_util.tree_flatten(value)
+        return _lax.stop_gradient(value)
+    leaves, treedef = tree_flatten(value)
     if not any(isinstance(leaf, Tracer) for leaf in leaves):
         return value
     stopped = [
-        jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves
+        _lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves
     ]
     _entering.stopped = True
     try:
@@ -75,9 +76,9 @@ class UnsetField:
             raise AttributeError(
                 f"{type(instance).__name__!r} object has no attribute {self.name!r}"
             )
-        raise AttributeError(
-            f"type object {owner.__name__!r} has no attribute {self.name!r}"
-        )  # pyright: ignore[reportOptionalMemberAccess] -- Python passes one of the two
+        # Python passes one of the two.
+        name = cast(type, owner).__name__
+        raise AttributeError(f"type object {name!r} has no attribute {self.name!r}")
 
 
 class BufferSlot(UnsetField):

@@ -11,25 +11,42 @@ that is missing at that moment fails in Equinox before annotax sees it.
 import inspect
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jaxtyping
 import numpy as np
 import typing_extensions
-from jax.tree_util import tree_flatten_with_path
 
-EquinoxMeta: Any = type(eqx.Module)
-"""The metaclass of Equinox modules: not exported, but this expression is public."""
+# What these packages hold without types, or do not export, is reached through `Any`.
+_jax: Any = jax
+_jaxtyping: Any = jaxtyping
 
-ArrayImpl: type = getattr(jax._src.array, "ArrayImpl", jax.Array)  # pyright: ignore
+tree_flatten: Callable[[Any], tuple[list[Any], Any]] = _jax.tree_util.tree_flatten
+"""JAX's own function, under a type that says what a treedef is to us: anything."""
+
+if TYPE_CHECKING:
+    # A type checker takes no call for a base class, so it is told the name.
+    import equinox._module._module as _equinox_module
+
+    EquinoxMeta = _equinox_module._ModuleMeta  # pyright: ignore[reportPrivateUsage] -- not exported
+else:
+    EquinoxMeta = type(eqx.Module)
+    """The metaclass of Equinox modules: not exported, but this expression is public."""
+
+ArrayImpl: type = getattr(_jax._src.array, "ArrayImpl", jax.Array)
 """The class of concrete JAX arrays. `type(x) is ArrayImpl` is the only way to tell a
 concrete array from a tracer in 30 ns; everything works without, only slower."""
 
-ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+ARRAY_TYPES: tuple[type[Any], ...] = (
+    jax.Array,
+    np.ndarray,
+    np.generic,
+    jax.ShapeDtypeStruct,
+)
 """What counts as an array: what Equinox's `is_inexact_array` takes, and stand-ins."""
 
 ALIAS_TYPES: tuple[Any, ...] = tuple(
@@ -50,7 +67,7 @@ def own_annotations(cls: type) -> dict[str, Any]:
         return dict(
             annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
         )
-    return dict(cls.__dict__.get("__annotations__", {}))
+    return dict(cls.__dict__.get("__annotations__", {}))  # noqa: RUF063 -- the same, quicker
 
 
 def is_array_hint(hint: object) -> bool:
@@ -68,7 +85,8 @@ def pytree_leaf_hint(hint: object) -> Any:
 
     jaxtyping builds a class whose attribute `leaftype` is not documented.
     """
-    is_pytree = isinstance(hint, type(jaxtyping.PyTree)) and hint is not jaxtyping.PyTree
+    pytree = _jaxtyping.PyTree
+    is_pytree = isinstance(hint, type(pytree)) and hint is not pytree
     return getattr(hint, "leaftype", None) if is_pytree else None
 
 
@@ -77,7 +95,11 @@ def children(node: object) -> list[tuple[Any, Any]]:
 
     JAX has no public function for one level with keys: stopping below the root does it.
     """
-    pairs, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+
+    def below(x: object) -> bool:
+        return x is not node
+
+    pairs, _ = _jax.tree_util.tree_flatten_with_path(node, is_leaf=below)
     if len(pairs) == 1 and not pairs[0][0]:
         return []
     return [(path[0], child) for path, child in pairs]

@@ -11,6 +11,8 @@ from ._layout import View, is_inexact_array, view
 from ._select import Selection, trainable_filter
 from ._split import leaves, update
 
+_jax: Any = jax  # the types of its transformations are partly unknown
+
 
 def value_and_grad(
     fun: Callable[..., Any],
@@ -77,7 +79,7 @@ def value_and_grad(
                 given[i] = update(args[i], point)
             return fun(*given, **kwargs)
 
-        value, grads = jax.value_and_grad(of_points, has_aux=has_aux)(points)
+        value, grads = _jax.value_and_grad(of_points, has_aux=has_aux)(points)
         return value, (grads if several else grads[0])
 
     return with_grad

@@ -14,7 +14,16 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, ForwardRef, Literal, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    ForwardRef,
+    Literal,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import equinox as eqx
 import typing_extensions
@@ -133,7 +142,7 @@ def hint_text(annotation: Any) -> str:
 
 def _peel(value: Any) -> tuple[Kind, Any]:
     """The special form around a whole annotation, and what is inside it."""
-    if isinstance(value, dataclasses.InitVar):
+    if _is_init_var(value):
         return "init", value.type
     origin = get_origin(value)
     if origin in _FORMS:
@@ -141,7 +150,11 @@ def _peel(value: Any) -> tuple[Kind, Any]:
     return _FORMS.get(value, "field") if _is_form(value) else "field", value
 
 
-def _is_form(value: Any) -> bool:
+def _is_init_var(value: object) -> bool:
+    return isinstance(value, dataclasses.InitVar)
+
+
+def _is_form(value: object) -> bool:
     return any(value is form for form in _FORMS)
 
 
@@ -163,8 +176,9 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
         _walk_alias(hint, scope, found)
     elif is_array_hint(hint):
         found.arrays.append(hint)
-    elif _is_form(origin) or isinstance(hint, dataclasses.InitVar):
-        found.forms.append(getattr(origin or type(hint), "__name__", str(origin)))
+    elif _is_form(origin) or _is_init_var(hint):
+        form = cast(Any, origin or type(hint))
+        found.forms.append(getattr(form, "__name__", str(origin)))
     elif origin is Annotated:
         found.roles += [mark for mark in hint.__metadata__ if isinstance(mark, Role)]
         _walk(hint.__origin__, scope, found)
@@ -216,7 +230,8 @@ def _evaluate(tree: ast.expr, scope: Scope) -> Any:
     """
     code = compile(ast.Expression(tree), "<annotation>", "eval")
     try:
-        return eval(code, {"__builtins__": {}}, scope)  # as `typing` does
+        # As `typing` does. Any object with `__getitem__` will do for the locals.
+        return eval(code, {"__builtins__": {}}, cast(Any, scope))
     except Exception as error:
         raise _UnresolvedError from error
 
@@ -281,7 +296,7 @@ def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> N
     elif isinstance(value, Role):
         found.roles.append(value)
     elif _is_form(value):
-        found.forms.append(ast.unparse(tree))
+        found.forms.append(ast.unparse(tree).rpartition(".")[2])
     elif not isinstance(value, str):  # a string constant that happens to have that name
         _walk(value, scope, found)
 

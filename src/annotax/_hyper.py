@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ._errors import HyperError, explain_error
 
@@ -37,7 +38,7 @@ class HyperConverter:
     def __call__(self, value: Any) -> Any:
         if self._converter is not None:
             value = self._converter(value)
-        value = as_float(value, self._hint)
+        value = as_number(value, self._hint)
         refuse_dynamic(self.where, value)
         return value
 
@@ -54,30 +55,45 @@ def _signature(
     return inspect.Signature([inspect.Parameter("value", kind, annotation=annotation)])
 
 
-def as_float(value: Any, hint: Any) -> Any:
-    """An integer where `hint` says `float` (or a tuple or union of it) as a float."""
-    if hint is float:
-        is_integer = isinstance(value, int | np.integer)
-        return float(cast(Any, value)) if is_integer else value
+_NUMBERS: tuple[tuple[type, Any], ...] = (
+    (bool, np.bool_),
+    (int, bool | np.integer),
+    (float, int | np.integer | np.floating),
+)
+"""A hint, and what is turned into a plain number of that type."""
+
+
+def as_number(value: Any, hint: Any) -> Any:
+    """A value as the plain Python number that `hint` asks for, also in tuples.
+
+    An integer for a `float` becomes one, because JAX takes `1` and `1.0` for the same
+    static value and would reuse the program of the other. Numpy's scalars become plain
+    ones: `np.float32(1)` equals `1.0` too, and yet computes in another dtype.
+    """
+    for kind, accepted in _NUMBERS:
+        if hint is kind:
+            return kind(value) if isinstance(value, accepted) else value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return as_float(value, arguments[0])
+        return as_number(value, arguments[0])
     if origin in (Union, types.UnionType):
-        return value if int in arguments or bool in arguments else _first(value, arguments)
-    if origin is tuple and isinstance(value, tuple) and arguments:
+        return value if type(value) in arguments else _as_first(value, arguments)
+    if origin is tuple and type(value) is tuple and arguments:
         items = cast(tuple[Any, ...], value)
         each = arguments[:1] * len(items) if arguments[-1] is ... else arguments
-        if len(each) == len(items) and type(items) is tuple:
-            return tuple(
-                as_float(item, part) for item, part in zip(items, each, strict=True)
-            )
+        if len(each) == len(items):
+            return tuple(map(as_number, items, each))
     return value
 
 
-def _first(value: Any, options: tuple[Any, ...]) -> Any:
-    """The value as the first of a union's members that changes it would have it."""
-    candidates = (as_float(value, option) for option in options)
+def _as_first(value: Any, options: tuple[Any, ...]) -> Any:
+    """The value as the first member of a union that changes it, exact numbers first."""
+    exact = [kind for kind, _ in _NUMBERS if kind in options]
+    candidates = (as_number(value, option) for option in (*exact, *options))
     return next((new for new in candidates if new is not value), value)
+
+
+_DYNAMIC = jax.Array | np.ndarray | np.generic
 
 
 def refuse_dynamic(where: str, value: Any) -> None:
@@ -87,7 +103,7 @@ def refuse_dynamic(where: str, value: Any) -> None:
     does not equal itself, also inside containers.
     """
     leaves = jax.tree_util.tree_leaves(value)
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    arrays: list[Any] = [x for x in leaves if isinstance(x, _DYNAMIC)]
     if arrays:
         raise HyperError(_array_message(where, value, arrays[0]))
     try:
@@ -114,9 +130,9 @@ def _equals_itself(value: Any) -> bool:
         return False
 
 
-def _array_message(where: str, value: Any, array: Any) -> str:
-    kind = "a traced array" if isinstance(array, jax.core.Tracer) else "an array"
-    source = " of numpy" if isinstance(array, np.ndarray) else ""
+def _array_message(where: str, value: object, array: Any) -> str:
+    kind = "a traced array" if isinstance(array, Tracer) else "an array"
+    source = "" if isinstance(array, jax.Array) else " of numpy"
     inside = "" if value is array else f" inside a {type(value).__name__}"
     return explain_error(
         where,
@@ -128,7 +144,7 @@ def _array_message(where: str, value: Any, array: Any) -> str:
     )
 
 
-_HASHABLE_TWINS = {
+_HASHABLE_TWINS: dict[type[Any], str] = {
     list: "use a tuple",
     set: "use a frozenset",
     dict: "use a tuple of pairs, or a frozen dataclass",

@@ -12,9 +12,16 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-from jax.tree_util import tree_flatten
 
-from ._compat import ARRAY_TYPES, ArrayImpl, EquinoxMeta, children, instance_dict, node_data
+from ._compat import (
+    ARRAY_TYPES,
+    ArrayImpl,
+    EquinoxMeta,
+    children,
+    instance_dict,
+    node_data,
+    tree_flatten,
+)
 from ._errors import StructureError, explain_error, listing
 from ._field import FieldSpec, Origin
 from ._hint import Axes
@@ -178,7 +185,7 @@ class _Traversal:
 
     def visit(self, node: Any, path: str, way: _Way) -> None:
         """Visit a node in JAX's order: a leaf becomes an entry, a field changes the way."""
-        cls: type = type(node)
+        cls: type = type(node)  # pyright: ignore[reportUnknownVariableType] -- of Any
         if node is None:
             return
         if cls is ArrayImpl:
@@ -211,7 +218,7 @@ class _Traversal:
             )
         )
 
-    def _module(self, node: Any, path: str, way: _Way) -> None:
+    def _module(self, node: object, path: str, way: _Way) -> None:
         values, cls = instance_dict(node), type(node)
         for spec in field_specs(cls):
             inner = join(path, spec.name)
@@ -238,7 +245,7 @@ class _Traversal:
                     persistent=entry.persistent and key.persistent,
                 )
 
-    def _other(self, node: Any, path: str, way: _Way) -> None:
+    def _other(self, node: object, path: str, way: _Way) -> None:
         """Any other PyTree node, or a leaf, which is a node without children."""
         pairs = [] if is_array(node) else children(node)
         if not pairs and (is_array(node) or jax.tree_util.all_leaves([node])):

@@ -5,15 +5,20 @@ static data, so selections and labels apply to parameters, gradients and optimiz
 states as they do to models. Nothing else of the model is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
-from jax.tree_util import DictKey, register_pytree_with_keys
+import jax
+from jax.tree_util import DictKey
 
 from ._errors import FieldError, did_you_mean, explain_error
 from ._hint import Axes
 from ._role import Role
+
+# Their types for PyTrees are partly unknown.
+_equinox: Any = eqx
+_jax: Any = jax
 
 
 class LeafKey(NamedTuple):
@@ -84,7 +89,7 @@ class Leaves(Mapping[str, Any]):
     static: LeafKeys
     _values: tuple[Any, ...]
 
-    def __init__(self, static: LeafKeys, values: Sequence[Any]) -> None:
+    def __init__(self, static: LeafKeys, values: Iterable[Any]) -> None:
         object.__setattr__(self, "static", static)
         object.__setattr__(self, "_values", tuple(values))
 
@@ -106,7 +111,9 @@ class Leaves(Mapping[str, Any]):
         return path in self.static.index
 
     def __eq__(self, other: object) -> Any:
-        return eqx.tree_equal(self, other) if isinstance(other, Leaves) else NotImplemented
+        if not isinstance(other, Leaves):
+            return NotImplemented
+        return _equinox.tree_equal(self, other)
 
     def __hash__(self) -> int:
         return hash(self.static)
@@ -145,8 +152,8 @@ def _flatten_with_keys(leaves: Leaves) -> tuple[list[tuple[Any, Any]], LeafKeys]
     return pairs, leaves.static
 
 
-def _unflatten(static: LeafKeys, values: Sequence[Any]) -> Leaves:
+def _unflatten(static: LeafKeys, values: Iterable[Any]) -> Leaves:
     return Leaves(static, values)
 
 
-register_pytree_with_keys(Leaves, _flatten_with_keys, _unflatten, _flatten)
+_jax.tree_util.register_pytree_with_keys(Leaves, _flatten_with_keys, _unflatten, _flatten)

@@ -9,30 +9,31 @@ metaclass `__call__` a class has.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 from typing_extensions import dataclass_transform
 
-from . import _field, _resolve
 from ._compat import EquinoxMeta
+from ._field import field
 from ._registry import registry
-
-if TYPE_CHECKING:
-    _Base = type(eqx.Module)
-else:
-    _Base = EquinoxMeta
+from ._resolve import complete, declare, settle
 
 
-@dataclass_transform(field_specifiers=(dataclasses.field, eqx.field, _field.field))
-class Meta(_Base):
+@dataclass_transform(field_specifiers=(dataclasses.field, eqx.field, field))
+class Meta(EquinoxMeta):
     """The metaclass of `Module`: Equinox's, and `complete` on each finished class."""
 
-    def __init__(
-        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any
+    def __init__(  # pyright: ignore[reportInconsistentConstructor] -- `__new__` is Equinox's
+        cls,  # noqa: N805 -- the instances of a metaclass are classes
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name, bases, namespace)
-        _resolve.complete(cls)
+        complete(cls)
 
 
 class Module(eqx.Module, metaclass=Meta):
@@ -64,8 +65,8 @@ class Module(eqx.Module, metaclass=Meta):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _resolve.declare(cls)
+        declare(cls)
 
     def __check_init__(self) -> None:
         if type(self) in registry.unsettled:
-            _resolve.settle(type(self))
+            settle(type(self))

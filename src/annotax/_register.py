@@ -1,13 +1,13 @@
 """`register`: roles and metadata for classes that are not ours."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ._errors import AnnotationError, FieldError, did_you_mean, explain_error
 from ._field import FieldOptions, options_of
 from ._registry import registry
-from ._specs import registered_annotations
 from ._role import Role
+from ._specs import registered_annotations
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -40,7 +40,7 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
     **Raises:** `FieldError` for a name that is no field; `AnnotationError` for a class
     that is no dataclass or is an annotax module, and for what is no role.
     """
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+    if not _has_fields(cls):
         raise AnnotationError(
             explain_error(
                 "register",
@@ -73,7 +73,11 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
     return cls
 
 
+def _has_fields(cls: object) -> bool:
+    return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
 def _options(value: Any) -> FieldOptions:
     if isinstance(value, dataclasses.Field):
-        return options_of(value)
+        return options_of(cast("dataclasses.Field[Any]", value))
     return FieldOptions(role=Role.of(value))

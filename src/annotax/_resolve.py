@@ -9,7 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 
@@ -60,7 +60,9 @@ def declare(cls: type) -> None:
                 abstract[name] = hint.roles[0]
             if isinstance(annotation, str):
                 # Equinox does not recognise these forms in a string.
-                form = eqx.AbstractVar if hint.kind == "abstract" else eqx.AbstractClassVar
+                form: Any = (
+                    eqx.AbstractVar if hint.kind == "abstract" else eqx.AbstractClassVar
+                )
                 changed[name] = form[Any] if isinstance(hint.type, str) else hint.type
     for name in _hyper_properties(cls, annotations):
         changed[name] = ClassVar[Any]
@@ -144,11 +146,12 @@ def _abstract_role(cls: type, name: str) -> Role | None:
 
 def _make_static(cls: type, spec: FieldSpec, annotation: Any) -> None:
     """Make a Hyper field static, as if `field(static=True)` had been written."""
-    value = getattr(cls, spec.name, dataclasses.MISSING)  # as `dataclasses` finds a default
+    # As `dataclasses` finds a default.
+    value: Any = getattr(cls, spec.name, dataclasses.MISSING)
     if isinstance(value, dataclasses.Field):
-        new: Any = copy.copy(value)
+        new = copy.copy(cast("dataclasses.Field[Any]", value))
     else:
-        new = dataclasses.field(default=value)
+        new = cast("dataclasses.Field[Any]", dataclasses.field(default=value))
     guard = HyperConverter(
         f"{cls.__name__}.{spec.name}", spec.hint, annotation, spec.converter
     )
@@ -231,10 +234,12 @@ def _skipped_message(cls: type, names: Sequence[str]) -> str:
     ]
     return explain_error(
         cls.__name__,
-        "its fields could not be made static: a base's __init_subclass__ does not call super()",
+        "its fields could not be made static: a base's __init_subclass__ does not call "
+        "super()",
         expected="super().__init_subclass__(**kwargs) in every __init_subclass__",
         found=f"fields {', '.join(names)}; __init_subclass__ in {', '.join(culprits)}",
-        fix=f"add the call, or put annotax.Module first: class {cls.__name__}(annotax.Module, ...)",
+        fix="add the call, or put annotax.Module first: "
+        f"class {cls.__name__}(annotax.Module, ...)",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from ._compat import tree_flatten
 from ._errors import SelectionError, explain_error, listing
 from ._layout import Layout, View, is_inexact_array, leaf_role, view
 from ._leaves import Leaves
@@ -142,7 +143,7 @@ def _from_function(function: Callable[[Any], Any]) -> Selection:
 
     def mask(seen: View) -> Mask:
         tree = function(seen.tree)
-        flags, treedef = jax.tree_util.tree_flatten(tree)
+        flags, treedef = tree_flatten(tree)
         if treedef != seen.treedef or not all(isinstance(flag, bool) for flag in flags):
             raise SelectionError(
                 explain_error(
@@ -313,7 +314,7 @@ class Labels:
         bare = [e.path for e, c in zip(layout.entries, chosen, strict=True) if c is None]
         if not overlaps and not bare:
             return
-        problems = []
+        problems: list[str] = []
         if overlaps:
             problems.append(f"two labels for {listing(overlaps)}")
         if bare:

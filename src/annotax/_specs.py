@@ -4,6 +4,7 @@ Stands apart from `_resolve`, which makes classes of ours: this file only asks.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -106,7 +107,7 @@ def registered_annotations(cls: type) -> dict[str, FieldOptions]:
     return found
 
 
-def make_spec(
+def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
     cls: type,
     name: str,
     hint: Hint,
@@ -115,7 +116,8 @@ def make_spec(
     origin: Origin,
     value: Any,
 ) -> FieldSpec:
-    metadata = value.metadata if isinstance(value, dataclasses.Field) else {}
+    is_field = isinstance(value, dataclasses.Field)
+    metadata: Mapping[str, Any] = value.metadata if is_field else {}
     reserved = (METADATA_KEY, "static", "converter")
     return FieldSpec(
         name=name,

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
+from typing import Any, TypeVar
 
 from ._errors import StructureError, did_you_mean, explain_error, listing
 from ._layout import View, is_array, view
 from ._leaves import LeafKeys, Leaves
 from ._select import Mask, Selection, trainable_filter
+
+_Model = TypeVar("_Model")
 
 
 def leaves(model: Any, selection: Any) -> Leaves:
@@ -46,7 +47,7 @@ def _gather(seen: View, mask: Mask) -> Leaves:
     return Leaves(keys, [seen.leaves[at] for at in chosen])
 
 
-def update(model: Any, new: Leaves) -> Any:
+def update(model: _Model, new: Leaves) -> _Model:
     """A copy of `model` in which the leaves in `new` replace those of the same path.
 
     >>> import annotax as anx, jax, jax.numpy as jnp
@@ -151,7 +152,7 @@ class Structure:
         return f"Structure({self.treedef}, leaves={[len(keys.keys) for keys in self.keys]})"
 
 
-def split(model: Any, *selections: Any) -> tuple[Any, ...]:
+def split(model: Any, *selections: Any) -> tuple[Structure, *tuple[Leaves, ...]]:
     """Take a model apart for a lean loop: its structure, and its arrays as `Leaves`.
 
     !!! example
@@ -194,7 +195,7 @@ def split(model: Any, *selections: Any) -> tuple[Any, ...]:
     return (Structure(seen.treedef, tuple(slots), tuple(p.static for p in parts)), *parts)
 
 
-def _hashable(leaf: Any, path: str) -> _Opaque:
+def _hashable(leaf: object, path: str) -> _Opaque:
     try:
         hash(leaf)
     except TypeError as error:

@@ -1,0 +1,49 @@
+# Every target works in a fresh clone: it makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: help demo test lint types bench docs clean
+
+help:
+	@echo "make demo   train on real data and draw a picture (docs/examples/digits.py)"
+	@echo "make test   all tests"
+	@echo "make lint   ruff: rules and formatting"
+	@echo "make types  pyright (strict) on src, pyright and mypy on tests/typing"
+	@echo "make bench  benchmarks against hand-written twins"
+	@echo "make docs   the documentation, into site/"
+
+# One stamp for each extra: installed again only when pyproject.toml changes.
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.extra-%: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.extra-demo
+	$(BIN)/python docs/examples/digits.py
+
+test: $(VENV)/.extra-demo $(VENV)/.extra-test
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: $(VENV)/.extra-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.extra-lint
+	$(BIN)/pyright
+	$(BIN)/pyright -p tests/typing
+	$(BIN)/mypy --config-file tests/typing/mypy.ini tests/typing
+
+bench: $(VENV)/.extra-bench
+	$(BIN)/python -m pytest benchmarks -q -p no:xdist --benchmark-only --benchmark-disable-gc
+
+docs: $(VENV)/.extra-docs
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) site out .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist

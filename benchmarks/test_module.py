@@ -1,0 +1,172 @@
+"""What the base class costs: flattening, reading, making instances and classes, importing.
+
+The twins are plain Equinox modules with the same fields, `field(static=True)` for Hypers.
+"""
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import pytest
+from jaxtyping import Array, Float
+
+import annotax as anx
+from _ratio import Row, duration
+from _twins import (
+    BufferLayer,
+    Layer,
+    PlainBufferLayer,
+    PlainLayer,
+    PlainStack,
+    Stack,
+    layers,
+    values,
+)
+
+MODULES = 200
+READS = 100
+
+
+def test_the_twin_against_itself(compare: Any) -> None:
+    """How far from 1 a ratio may be for no reason at all."""
+    one, other = (PlainStack(layers(PlainLayer, MODULES)) for _ in range(2))
+    compare(
+        "control: a plain model's flatten against another's",
+        lambda: jax.tree_util.tree_flatten(one),
+        lambda: jax.tree_util.tree_flatten(other),
+    )
+
+
+KINDS = pytest.mark.parametrize(
+    ("text", "ours", "plain", "unflatten_aim"),
+    [
+        ("no Buffers", Layer, PlainLayer, 1.05),
+        ("a Buffer each", BufferLayer, PlainBufferLayer, 1.30),
+    ],
+    ids=["params", "buffers"],
+)
+
+
+@KINDS
+def test_flatten(
+    compare: Any, text: str, ours: type, plain: type, unflatten_aim: float
+) -> None:
+    model, twin = Stack(layers(ours, MODULES)), PlainStack(layers(plain, MODULES))
+    compare(
+        f"flatten {MODULES} modules, {text}",
+        lambda: jax.tree_util.tree_flatten(model),
+        lambda: jax.tree_util.tree_flatten(twin),
+        aim=1.05,
+    )
+
+
+@KINDS
+def test_unflatten(
+    compare: Any, text: str, ours: type, plain: type, unflatten_aim: float
+) -> None:
+    leaves, treedef = jax.tree_util.tree_flatten(Stack(layers(ours, MODULES)))
+    twins, plain_treedef = jax.tree_util.tree_flatten(PlainStack(layers(plain, MODULES)))
+    compare(
+        f"unflatten {MODULES} modules, {text}",
+        lambda: treedef.unflatten(leaves),
+        lambda: plain_treedef.unflatten(twins),
+        aim=unflatten_aim,
+    )
+
+
+def reader(module: Any, name: str) -> Callable[[], None]:
+    """A function that reads an attribute again and again.
+
+    Each has code of its own: Python specialises a read for one class, and would undo it
+    for the other if both sides shared one function.
+    """
+    names: dict[str, Any] = {}
+    body = f"    module.{name}\n" * READS
+    exec(f"def read(module=None):\n{body}", names)
+    read = names["read"]
+    read.__defaults__ = (module,)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "aim"), [("Param", "weight", 1.1), ("Buffer", "mean", 1.5)]
+)
+def test_read(compare: Any, role: str, name: str, aim: float) -> None:
+    ours, plain = BufferLayer(*values(2), 2), PlainBufferLayer(*values(2), 2)
+    compare(
+        f"read a {role} ({READS} times)", reader(ours, name), reader(plain, name), aim=aim
+    )
+
+
+def test_construct(compare: Any) -> None:
+    weight, mean = values(2)
+    compare(
+        "make an instance (Param, Buffer, Hyper)",
+        lambda: BufferLayer(weight, mean, 2),
+        lambda: PlainBufferLayer(weight, mean, 2),
+    )
+
+
+def make_class() -> type:
+    """Two Params, a Buffer and a Hyper."""
+
+    class Made(anx.Module):
+        weight: anx.Param[Float[Array, "m n"]]
+        bias: anx.Param[Float[Array, " m"] | None]
+        mean: anx.Buffer[Float[Array, " n"]]
+        rate: anx.Hyper[float]
+
+    return Made
+
+
+def make_plain_class() -> type:
+    """The twin."""
+
+    class Made(eqx.Module):
+        weight: Float[Array, "m n"]
+        bias: Float[Array, " m"] | None
+        mean: Float[Array, " n"]
+        rate: float = eqx.field(static=True)
+
+    return Made
+
+
+def test_make_class(compare: Any) -> None:
+    compare("make a class of four fields", make_class, make_plain_class, aim=1.3)
+
+
+IMPORTS = """
+import time
+start = time.perf_counter()
+import equinox, optax
+between = time.perf_counter()
+import annotax
+print(between - start, time.perf_counter() - between)
+"""
+
+
+def test_import(report: Callable[[Row], None], benchmark: Any) -> None:
+    """What `import annotax` adds, in new processes that have equinox and optax."""
+
+    def import_all() -> tuple[float, float]:
+        command = [sys.executable, "-c", IMPORTS]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        before, added = map(float, done.stdout.split())
+        return before, added
+
+    times = [import_all() for _ in range(7)]
+    before, added = (statistics.median(column) for column in zip(*times, strict=True))
+    report(
+        Row(
+            "import annotax after equinox and optax",
+            added * 1e3,
+            30.0,
+            unit="ms",
+            note=f"on top of {duration(before)}",
+        )
+    )
+    benchmark.pedantic(import_all, rounds=1)

@@ -1,0 +1,600 @@
+"""Random models together with what the contract says of each of their leaves.
+
+A strategy draws a *plan*, a tree of plain values; `grow` makes the model from it and
+writes down, leaf by leaf and without asking annotax, what is expected: path, roles on the
+way, tags. Growing a plan twice gives equal models made of different arrays.
+
+JAX never forgets a class, so classes come from a bounded pool, each made at its first use.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Annotated, Any, NamedTuple, Optional, TypeVar
+
+import annotax as anx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotax import Buffer, Hyper, Param, Role
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+
+Lora = Annotated[T, Role("lora", parent=Param)]
+Adapter = Annotated[T, Role("adapter", parent=Lora)]
+Stat = Annotated[T, Role("batch_stat", parent=Buffer)]
+
+ARRAY_ROLES = {"Param": Param, "Buffer": Buffer, "Lora": Lora, "Adapter": Adapter, "Stat": Stat}
+"""The roles that a leaf can have, by the name of their alias."""
+
+PARAM, BUFFER = Role.of(Param), Role.of(Buffer)
+TAGS = ("no_decay", "head", "slow")
+
+# --- classes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """One field as its class says it, in the test's own words."""
+
+    name: str
+    role: str | None = None  # a key of ARRAY_ROLES
+    static: bool = False
+    tags: tuple[str, ...] = ()
+    axes: tuple[str | None, ...] | None = None
+    persistent: bool = True
+    ours: bool = True  # its annotation stands in an annotax class, not in a plain one
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """A class of the pool, with its fields in order."""
+
+    cls: type
+    fields: tuple[FieldPlan, ...]
+
+    @property
+    def dynamic(self) -> tuple[FieldPlan, ...]:
+        return tuple(f for f in self.fields if not f.static)
+
+
+POOL = 64
+_NAMES = ("a", "b", "w", "weight", "bias", "_hidden", "größe", "x1", "class_", "keys")
+_SPELLINGS = (
+    "{R}[Any]",
+    "'{R}[Any]'",
+    "{R}[Any] | None",
+    "'{R}[Any] | None'",
+    "{R}[Optional[Any]]",
+    "Optional[{R}[Any]]",
+    "anx_roles.{R}[Any]",
+    "{R}['Any']",
+    "twin",
+)
+
+
+class _Roles:
+    """The roles as attributes, for annotations with a dot."""
+
+
+for _name, _alias in {**ARRAY_ROLES, "Hyper": Hyper}.items():
+    setattr(_Roles, _name, _alias)
+
+
+def _namespace() -> dict[str, Any]:
+    return {
+        "__name__": __name__,
+        "Any": Any,
+        "Optional": Optional,
+        "Hyper": Hyper,
+        "anx": anx,
+        "anx_roles": _Roles,
+        "eqx": eqx,
+        **ARRAY_ROLES,
+    }
+
+
+def _draw_field(draw: random.Random, name: str) -> FieldPlan:
+    if draw.random() < 0.2:
+        return FieldPlan(name, static=True)
+    return FieldPlan(
+        name,
+        role=draw.choice([None, None, *ARRAY_ROLES]),
+        tags=tuple(tag for tag in TAGS if draw.random() < 0.2),
+        axes=draw.choice([None, None, ("rows", None), ("rows", "columns")]),
+        persistent=draw.random() < 0.8,
+    )
+
+
+def _written(draw: random.Random, plan: FieldPlan) -> str:
+    """A field of an annotax class as source text."""
+    spelling = draw.choice(_SPELLINGS)
+    role = "Hyper" if plan.static else plan.role
+    options: list[str] = []
+    if role is None:
+        annotation = draw.choice(["Any", "'Any'"])
+    elif spelling == "twin":
+        annotation, options = "Any", [f"role={role}"]
+    else:
+        annotation = spelling.format(R=role)
+    options += [f"tags={plan.tags!r}"] if plan.tags else []
+    options += [f"axes={plan.axes!r}"] if plan.axes else []
+    options += [] if plan.persistent else ["persistent=False"]
+    assigned = f" = anx.field({', '.join(options)})" if options else ""
+    return f"{plan.name}: {annotation}{assigned}"
+
+
+def _execute(name: str, bases: str, body: list[str], *, future: bool, **names: Any) -> type:
+    head = ["from __future__ import annotations"] if future else []
+    source = "\n".join([*head, f"class {name}({bases}):", *(f"    {row}" for row in body)])
+    namespace = {**_namespace(), **names}
+    exec(source, namespace)
+    return namespace[name]
+
+
+# Sets the fields in another order than they are declared in.
+_OWN_INIT = (
+    "def __init__(self, **values):",
+    "    for name in reversed(list(values)):",
+    "        setattr(self, name, values[name])",
+)
+
+
+@lru_cache(maxsize=None)
+def annotated_class(number: int) -> ClassPlan:
+    """An annotax class of the pool: plain, derived, or derived from a foreign one."""
+    draw = random.Random(f"annotated {number}")
+    bases, base_plan = "anx.Module", None
+    if number and draw.random() < 0.3:
+        base_plan, bases = annotated_class(draw.randrange(number)), "Base"
+    elif draw.random() < 0.15:
+        base_plan, bases = foreign_class(draw.randrange(POOL // 4)), "Base, anx.Module"
+    inherited = base_plan.fields if base_plan else ()
+    names = draw.sample(_NAMES, k=draw.choice([0, 1, 1, 2, 2, 3, 4]))
+    own = {name: _draw_field(draw, name) for name in names}
+    body = [_written(draw, plan) for plan in own.values()] or ["pass"]
+    body += _OWN_INIT if draw.random() < 0.2 else ()
+    cls = _execute(
+        f"Annotated{number}",
+        bases,
+        body,
+        future=draw.random() < 0.3,
+        Base=base_plan.cls if base_plan else None,
+    )
+    # As in any dataclass: a field keeps its place when it is annotated again.
+    return ClassPlan(cls, tuple({**{f.name: f for f in inherited}, **own}.values()))
+
+
+@lru_cache(maxsize=None)
+def foreign_class(number: int) -> ClassPlan:
+    """A plain Equinox module; every other one is registered."""
+    draw = random.Random(f"foreign {number}")
+    names = draw.sample(_NAMES, k=draw.choice([1, 2, 3]))
+    plans = [replace(_draw_field(draw, name), ours=False) for name in names]
+    body = [f"{p.name}: Any" + " = eqx.field(static=True)" * p.static for p in plans]
+    cls = _execute(f"Foreign{number}", "eqx.Module", body, future=False)
+    if number % 2:
+        plain = [FieldPlan(p.name, static=p.static, ours=False) for p in plans]
+        return ClassPlan(cls, tuple(plain))
+    options = {
+        p.name: anx.field(
+            role=ARRAY_ROLES[p.role], tags=p.tags, axes=p.axes, persistent=p.persistent
+        )
+        for p in plans
+        if p.role is not None
+    }
+    anx.register(cls, **options)
+    return ClassPlan(
+        cls,
+        tuple(p if p.role else FieldPlan(p.name, static=p.static, ours=False) for p in plans),
+    )
+
+
+# --- what is expected of a leaf ------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What the contract says of one leaf, put together without annotax."""
+
+    at: int
+    path: str
+    steps: tuple[str, ...]
+    leaf: Any
+    kind: str  # "inexact", "array" or "opaque"
+    fields: tuple[FieldPlan, ...]  # on the way, outermost first
+    owner: type | None
+
+    @property
+    def role(self) -> Role | None:
+        roles = [Role.of(ARRAY_ROLES[f.role]) for f in self.fields if f.role is not None]
+        return combined_role(roles, self.kind)
+
+    @property
+    def tags(self) -> frozenset[str]:
+        return frozenset(tag for f in self.fields for tag in f.tags)
+
+    @property
+    def persistent(self) -> bool:
+        return all(f.persistent for f in self.fields)
+
+    @property
+    def axes(self) -> tuple[str | None, ...] | None:
+        return self.fields[-1].axes if self.fields else None
+
+    @property
+    def trainable(self) -> bool:
+        return self.kind == "inexact" and "param" in ancestry(self.role)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the class keeps gradients out, which registration alone does not."""
+        return any(f.ours and f.role in ("Buffer", "Stat") for f in self.fields)
+
+    @property
+    def ndim(self) -> int:
+        return 0 if self.kind == "opaque" else self.leaf.ndim
+
+
+def ancestry(role: Role | None) -> tuple[str, ...]:
+    """The names of a role and of those it derives from."""
+    return () if role is None else (role.name, *ancestry(role.parent))
+
+
+def combined_role(roles: list[Role], kind: str) -> Role | None:
+    """From the root to the leaf: Buffer-kind anywhere wins; then the most derived role;
+    the innermost on a tie. Without any: by what the leaf is."""
+    if not roles:
+        return {"inexact": PARAM, "array": BUFFER, "opaque": None}[kind]
+    buffers = [role for role in roles if "buffer" in ancestry(role)]
+    best = (buffers or roles)[0]
+    for role in (buffers or roles)[1:]:
+        if len(ancestry(role)) >= len(ancestry(best)):
+            best = role
+    return best
+
+
+# --- plans ---------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """A named tuple: its steps are attributes."""
+
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True)
+class Leaf:
+    kind: str
+    make: Callable[[int], Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    make: Callable[[list[Any]], Any]
+    children: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Keyed:
+    make: Callable[[Any], Any]
+    items: tuple[tuple[Any, Any], ...]
+
+
+@dataclass(frozen=True)
+class Instance:
+    plan: ClassPlan
+    children: tuple[Any, ...]
+    statics: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A grown plan: the model, and what is expected of its leaves in JAX's order."""
+
+    plan: Any
+    tree: Any = field(repr=False)
+    expected: tuple[Expected, ...] = field(repr=False)
+
+    def again(self, statics: Callable[[Any], Any] = lambda value: value) -> "Model":
+        """An equal model of new arrays; `statics` may change the static fields."""
+        return grow(self.plan, statics)
+
+
+_WIDTHS = {"float32": "f", "float16": "f", "bfloat16": "f", "complex64": "c"}
+
+
+def _array(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
+    size = int(np.prod(shape))
+    values = (np.arange(size) + seed) % (2 if dtype == "bool" else 100)
+    return jnp.asarray(values.reshape(shape), dtype=dtype)
+
+
+def _numpy(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+    return np.array(_array(shape, dtype, seed))
+
+
+def _key(seed: int) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray([0, seed], dtype="uint32"))
+
+
+def _numpy_scalar(seed: int) -> np.generic:
+    return np.float32(seed)
+
+
+_SHAPES = ((), (3,), (2, 3), (0,), (2, 0))
+_OPAQUE: tuple[Any, ...] = (
+    jnp.tanh, len, "relu", "", 1, 0, True, 1.5, 1j, b"x", int, frozenset({1}), ...,
+)  # fmt: skip
+
+FLOATS = [Leaf("inexact", partial(_array, shape, "float32")) for shape in _SHAPES]
+"""Leaves that `jax.grad` takes."""
+
+ARRAYS = [
+    *FLOATS,
+    *(Leaf("inexact", partial(_array, (3,), dtype)) for dtype in _WIDTHS),
+    *(Leaf("array", partial(_array, (3,), dtype)) for dtype in ("int32", "uint8", "bool")),
+    Leaf("array", partial(_array, (0,), "int32")),
+    Leaf("array", _key),
+    Leaf("inexact", partial(_numpy, (2, 3), "float32")),
+    Leaf("array", partial(_numpy, (3,), "int32")),
+    Leaf("inexact", _numpy_scalar),
+]
+OPAQUE = [Leaf("opaque", partial(lambda value, _: value, value)) for value in _OPAQUE]
+
+_ODD_KEYS = (
+    "a", "b", "a.b", "a[0]", "[", "]", "['a']", "'", '"', "it's", "\"'", "\\", "\\'", "\\]",
+    "", " ", ".", "..", "0", "1", "*", "**", "a*", "#2", "é", "größe", "日本", "\n", "\0",
+    "\ud800", "class", "a b", "w.", ".w", "-", "\u2028",
+)  # fmt: skip
+_WORDS = st.sampled_from(_ODD_KEYS) | st.text(max_size=4)
+_KEYS = (
+    _WORDS,
+    st.integers(-2, 12),
+    st.tuples(st.integers(0, 2), _WORDS),
+    st.binary(max_size=3),
+    st.sampled_from([0.5, 1.5, -0.5, 1e300]),
+)
+
+_LINEAR = ClassPlan(
+    eqx.nn.Linear, (FieldPlan("weight", ours=False), FieldPlan("bias", ours=False))
+)
+STATICS = st.sampled_from([0, 3, "relu", None, (1, 2), 2.5, frozenset({"x"}), True])
+
+
+def plans(leaves: list[Leaf]) -> st.SearchStrategy[Any]:
+    """Trees of containers and modules over such leaves."""
+    return st.recursive(
+        st.sampled_from(leaves) | st.sampled_from(leaves) | st.none(), _nested, max_leaves=12
+    )
+
+
+def _nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(children, max_size=3).map(tuple)
+    modules = _instances(st.integers(0, POOL - 1).map(annotated_class), children)
+    return st.one_of(
+        modules,
+        modules,
+        modules,
+        _instances(st.integers(0, POOL // 4 - 1).map(foreign_class), children),
+        st.builds(Sequence, st.sampled_from([list, tuple]), several),
+        st.tuples(children, children).map(partial(Sequence, _pair)),
+        st.builds(Keyed, st.just(dict) | st.just(OrderedDict), _items(children)),
+        st.just(Instance(_LINEAR, (FLOATS[2], FLOATS[1]), ())),
+    )
+
+
+def _pair(children: list[Any]) -> Pair:
+    return Pair(*children)
+
+
+def _items(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.sampled_from(_KEYS).flatmap(
+        lambda keys: st.dictionaries(keys, children, max_size=3).map(
+            lambda drawn: tuple(drawn.items())
+        )
+    )
+
+
+def _instances(
+    classes: st.SearchStrategy[ClassPlan], children: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Instance]:
+    def of(plan: ClassPlan) -> st.SearchStrategy[Instance]:
+        static = len(plan.fields) - len(plan.dynamic)
+        return st.builds(
+            Instance,
+            st.just(plan),
+            st.tuples(*[children] * len(plan.dynamic)),
+            st.tuples(*[STATICS] * static),
+        )
+
+    return classes.flatmap(of)
+
+
+# --- growing -------------------------------------------------------------------------
+
+
+class _Growth:
+    def __init__(self, statics: Callable[[Any], Any]) -> None:
+        self.statics = statics
+        self.expected: list[Expected] = []
+
+    def grow(
+        self,
+        node: Any,
+        path: str = "",
+        steps: tuple[str, ...] = (),
+        fields: tuple[FieldPlan, ...] = (),
+        owner: type | None = None,
+    ) -> Any:
+        """Make a node; its leaves are written down in the order in which JAX finds them."""
+
+        def further(step: str, child: Any) -> Any:
+            longer = path + step if step[0] == "[" or not path else f"{path}.{step}"
+            return self.grow(child, longer, (*steps, step), fields, owner)
+
+        if node is None:
+            return None
+        if isinstance(node, Leaf):
+            at = len(self.expected)
+            leaf = node.make(at)
+            self.expected.append(Expected(at, path, steps, leaf, node.kind, fields, owner))
+            return leaf
+        if isinstance(node, Sequence):
+            names = Pair._fields if node.make is _pair else map(str, range(99))
+            pairs = zip(names, node.children, strict=False)
+            return node.make([further(name, child) for name, child in pairs])
+        if isinstance(node, Keyed):
+            items = sorted(node.items) if node.make is dict else node.items
+            made = {}
+            for key, child in items:
+                bare = isinstance(key, str) and key.isidentifier()
+                made[key] = further(key if bare else f"[{key!r}]", child)
+            # Inserted in the order drawn, which JAX ignores for a plain dict.
+            return node.make((key, made[key]) for key, _ in node.items)
+        return self._instance(node, path, steps, fields)
+
+    def _instance(
+        self,
+        node: Instance,
+        path: str,
+        steps: tuple[str, ...],
+        fields: tuple[FieldPlan, ...],
+    ) -> Any:
+        children, statics = iter(node.children), iter(node.statics)
+        values: dict[str, Any] = {}
+        for plan in node.plan.fields:
+            if plan.static:
+                values[plan.name] = self.statics(next(statics))
+            else:
+                inner = f"{path}.{plan.name}" if path else plan.name
+                values[plan.name] = self.grow(
+                    next(children),
+                    inner,
+                    (*steps, plan.name),
+                    (*fields, plan),
+                    node.plan.cls,
+                )
+        if node.plan is _LINEAR:
+            linear = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+            where = lambda m: (m.weight, m.bias)  # noqa: E731 -- two words of code
+            return eqx.tree_at(where, linear, tuple(values.values()))
+        return node.plan.cls(**values)
+
+
+def grow(plan: Any, statics: Callable[[Any], Any] = lambda value: value) -> Model:
+    """The model that a plan describes."""
+    growth = _Growth(statics)
+    tree = growth.grow(plan)
+    return Model(plan, tree, tuple(growth.expected))
+
+
+def models(leaves: list[Leaf] | None = None) -> st.SearchStrategy[Model]:
+    """Models with any leaves, or only with the given ones."""
+    return plans(ARRAYS + OPAQUE if leaves is None else leaves).map(grow)
+
+
+# --- selections ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A selection, and what it should choose."""
+
+    selection: anx.Selection
+    holds: Callable[[Expected], bool] = field(repr=False)
+
+    def __and__(self, other: "Choice") -> "Choice":
+        return Choice(
+            self.selection & other.selection, lambda e: self.holds(e) and other.holds(e)
+        )
+
+    def __or__(self, other: "Choice") -> "Choice":
+        return Choice(
+            self.selection | other.selection, lambda e: self.holds(e) or other.holds(e)
+        )
+
+    def __invert__(self) -> "Choice":
+        return Choice(~self.selection, lambda e: not self.holds(e))
+
+
+PATTERNS: tuple[tuple[str, ...], ...] = (
+    ("**",), ("*",), ("*", "*"), ("**", "*"), ("*", "**"), ("a", "**"), ("**", "a"),
+    ("**", "w", "**"), ("**", "weight"), ("w*",), ("**", "*a*"), ("**", "0"), ("0", "**"),
+    ("**", "[*]"), ("**", "[*]", "**"), ("*", "*", "*"), ("**", "b*", "**"), ("*_*",),
+    ("**", "['a.b']"), ("**", "['*']"), ("no", "such"), ("**", "größe"), ("**", "**"),
+    ("**", "*", "**"), ("[*]", "**"), ("**", "['*.*']"), ("**", "[(0, *)]"), ("*a*", "*0*"),
+)  # fmt: skip
+
+
+def joined(steps: tuple[str, ...]) -> str:
+    """Steps as text: dots between them, none before a bracket."""
+    return "".join(
+        step if step[0] == "[" or not at else f".{step}" for at, step in enumerate(steps)
+    )
+
+
+def fits(pattern: tuple[str, ...], steps: tuple[str, ...]) -> bool:
+    """Whether steps fit a pattern that is split into steps, by the words of the contract."""
+    if not pattern:
+        return not steps
+    if pattern[0] == "**":
+        return any(fits(pattern[1:], steps[skip:]) for skip in range(len(steps) + 1))
+    return bool(steps) and _step_fits(pattern[0], steps[0]) and fits(pattern[1:], steps[1:])
+
+
+def _step_fits(pattern: str, step: str) -> bool:
+    if not pattern:
+        return not step
+    if pattern[0] == "*":
+        return any(_step_fits(pattern[1:], step[skip:]) for skip in range(len(step) + 1))
+    return bool(step) and pattern[0] == step[0] and _step_fits(pattern[1:], step[1:])
+
+
+def _by_path(steps: tuple[str, ...]) -> Choice:
+    return Choice(anx.by_path(joined(steps)), lambda e: fits(steps, e.steps))
+
+
+def _by_role(name: str) -> Choice:
+    return Choice(
+        anx.by_role(ARRAY_ROLES[name]),
+        lambda e: Role.of(ARRAY_ROLES[name]).name in ancestry(e.role),
+    )
+
+
+def _choices() -> Iterator[Choice]:
+    yield Choice(anx.everything, lambda e: True)
+    yield Choice(anx.trainable_filter, lambda e: e.trainable)
+    yield Choice(anx.by(lambda r: r.ndim >= 1), lambda e: e.ndim >= 1)
+    yield Choice(anx.by(lambda r: not r.persistent), lambda e: not e.persistent)
+    yield from map(_by_role, ARRAY_ROLES)
+    yield from map(_by_path, PATTERNS)
+    for tag in TAGS:
+        yield Choice(anx.by_tag(tag), lambda e, tag=tag: tag in e.tags)
+
+
+def _every_other(model: Any) -> Any:
+    return jax.tree_util.tree_leaves(model)[::2]
+
+
+CHOICES = tuple(_choices())
+ON_MODELS_ONLY = (Choice(anx.at(_every_other), lambda e: e.at % 2 == 0),)
+
+
+def choices(*more: Choice) -> st.SearchStrategy[Choice]:
+    """Selections and their algebra; all of them can be applied to `Leaves` too."""
+    return st.recursive(
+        st.sampled_from((*CHOICES, *more)),
+        lambda inner: st.one_of(
+            st.builds(lambda a, b: a & b, inner, inner),
+            st.builds(lambda a, b: a | b, inner, inner),
+            st.builds(lambda a: ~a, inner),
+        ),
+        max_leaves=4,
+    )
+

@@ -1,0 +1,244 @@
+"""The text of every message: class or path, what was expected, what was found, the fix."""
+
+import dataclasses
+import textwrap
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+import annotax as anx
+
+T = TypeVar("T")
+LoRA = Annotated[T, anx.Role("lora", parent=anx.Param)]
+
+
+def message(error, action):
+    with pytest.raises(error) as caught:
+        action()
+    assert isinstance(caught.value, anx.AnnotaxError)
+    assert isinstance(caught.value, TypeError | ValueError)
+    return str(caught.value)
+
+
+def text(block):
+    return textwrap.dedent(block).strip("\n")
+
+
+def make(annotation, value=None, base=anx.Module):
+    namespace = {"__annotations__": {"x": annotation}, "__module__": __name__}
+    if value is not None:
+        namespace["x"] = value
+    return type(anx.Module)("Model", (base,), namespace)
+
+
+@pytest.mark.parametrize("annotation", [anx.Param[anx.Buffer[Array]], "anx.Param[anx.Buffer[Array]]"])
+def test_two_roles(annotation):
+    found = message(anx.AnnotationError, lambda: make(annotation))
+    assert found.startswith("Model.x: two roles in one annotation\n  expected: one of Param,")
+    assert "buffer and param in" in found or "param and buffer in" in found
+    assert found.endswith("  fix:      keep the one that is meant")
+    assert "lora" in message(anx.AnnotationError, lambda: make(LoRA[anx.Param[Array]]))
+    assert "two roles" in message(anx.AnnotationError, lambda: make("anx.Param[No] | anx.Buffer[No]"))
+
+
+def test_a_twin_that_disagrees():
+    found = message(
+        anx.AnnotationError, lambda: make("anx.Param[Array]", anx.field(role=anx.Buffer))
+    )
+    assert found == text(
+        """
+        Model.x: the annotation and field(role=...) disagree
+          expected: the same role, or only one of the two
+          found:    param in 'anx.Param[Array]', buffer in field(role=...)
+          fix:      remove the role from field(...)
+        """
+    )
+    make("anx.Param[Array]", anx.field(role=anx.Param))
+
+
+def test_a_role_on_a_static_field():
+    found = message(anx.AnnotationError, lambda: make("anx.Param[Array]", eqx.field(static=True)))
+    assert found == text(
+        """
+        Model.x: a param cannot be static
+          expected: arrays in the PyTree, or a static field without arrays
+          found:    'anx.Param[Array]' with field(static=True)
+          fix:      drop static=True, or annotate it Hyper[...]
+        """
+    )
+    make(anx.Hyper[int], eqx.field(static=True))
+
+
+def test_a_role_around_an_abstract_field():
+    expected = text(
+        """
+        Model.x: a role and AbstractVar contradict each other as written
+          expected: AbstractVar[Param[...]]
+          found:    'anx.Param[eqx.AbstractVar[Array]]'
+          fix:      put the role inside
+        """
+    )
+    assert message(anx.AnnotationError, lambda: make("anx.Param[eqx.AbstractVar[Array]]")) == expected
+    unresolved = "anx.Param[eqx.AbstractVar[Missing]]"
+    assert message(anx.AnnotationError, lambda: make(unresolved)) == expected.replace(
+        "anx.Param[eqx.AbstractVar[Array]]", unresolved
+    )
+    found = message(anx.AnnotationError, lambda: make(anx.Param[eqx.AbstractVar[Array]]))
+    assert found.startswith("Model.x: a role and AbstractVar contradict")
+
+
+@pytest.mark.parametrize(
+    ("name", "annotation"),
+    [
+        ("ClassVar", ClassVar[anx.Param[Array]]),
+        ("ClassVar", "ClassVar[anx.Param[Array]]"),
+        ("ClassVar", "ClassVar[anx.Param[Missing]]"),
+        ("InitVar", dataclasses.InitVar[anx.Param[Array]]),
+        ("InitVar", "dataclasses.InitVar[anx.Param[Array]]"),
+    ],
+)
+def test_a_role_on_what_is_no_field(name, annotation):
+    found = message(anx.AnnotationError, lambda: make(annotation))
+    assert f"Model.x: a role and {name} contradict each other as written" in found
+    assert f"a {name} is no field: drop the role" in found
+
+
+def test_an_annotation_that_is_no_python():
+    found = message(anx.AnnotationError, lambda: make("anx.Param[Array"))
+    assert found.startswith("Model.x: the annotation 'anx.Param[Array' is not Python: ")
+
+
+def test_an_alias_that_proves_to_be_a_role_too_late():
+    class Late(anx.Module):
+        x: "Alias[Array]"  # noqa: F821
+
+    globals()["Alias"] = anx.Buffer
+    try:
+        found = message(anx.AnnotationError, lambda: Late(jnp.ones(1)))
+    finally:
+        del globals()["Alias"]
+    assert found == text(
+        """
+        Late.x: its role could not be read when the class was made
+          expected: the name of the role to be defined before the class
+          found:    'Alias[Array]', which is a buffer only since
+          fix:      import or define it first (not under TYPE_CHECKING), or write the twin: x: ... = annotax.field(role=annotax.Buffer)
+        """
+    )
+
+
+def test_a_role_imported_only_for_type_checkers():
+    class Late(anx.Module):
+        x: "Buffer[Array]"  # noqa: F821
+        y: "roles.Param[Array]"  # noqa: F821
+
+    found = message(anx.AnnotationError, lambda: Late(jnp.ones(1), jnp.ones(1)))
+    assert "Late.x: its role cannot be read: a name in the annotation does not exist" in found
+    assert "found:    'Buffer[Array]' without Buffer" in found
+    assert "x: ... = annotax.field(role=annotax.Buffer)" in found
+
+    class Twin(anx.Module):
+        x: "Buffer[Array]" = anx.field(role=anx.Buffer)  # noqa: F821
+
+    assert anx.params(Twin(jnp.ones(1))) == anx.params(None)
+
+
+def test_unknown_names_of_plain_types_are_none_of_our_business():
+    class Plain(anx.Module):
+        x: "Sequence[int]"  # noqa: F821
+        y: "Buffer"  # noqa: F821
+
+    assert Plain(1, 2).x == 1
+
+
+def test_registration():
+    class Foreign(eqx.Module):
+        weight: Array
+
+    found = message(anx.FieldError, lambda: anx.register(Foreign, wieght=anx.Param))
+    assert found == text(
+        """
+        Foreign.wieght: the class has no such field
+          fix:      did you mean 'weight'?
+        """
+    )
+    assert "there is: weight" in message(anx.FieldError, lambda: anx.register(Foreign, q=anx.Param))
+    found = message(anx.AnnotationError, lambda: anx.register(Foreign, weight=int))
+    assert "role: this is not a role" in found
+    assert "no fields to register" in message(anx.AnnotationError, lambda: anx.register(int))
+
+    class Ours(anx.Module):
+        weight: Array
+
+    found = message(anx.AnnotationError, lambda: anx.register(Ours, weight=anx.Param))
+    assert found.startswith("Ours: an annotax module says itself what its fields are")
+
+
+def test_roles():
+    found = message(anx.AnnotationError, lambda: anx.Role("lora"))
+    assert found == text(
+        """
+        Role('lora'): a role derives from another
+          expected: parent=Param, parent=Buffer, parent=Hyper, or a role derived from one of them
+          found:    no parent
+          fix:      Role('lora', parent=Param)
+        """
+    )
+    assert "a role needs a name" in message(anx.AnnotationError, lambda: anx.Role(""))
+    assert "this is not a role" in message(anx.AnnotationError, lambda: anx.Role("x", parent=int))
+
+
+def test_field_options():
+    found = message(anx.AnnotationError, lambda: anx.field(tags="no_decay"))
+    assert found == text(
+        """
+        field(tags=...): not a sequence of strings
+          expected: tags=("first", "second")
+          found:    'no_decay'
+          fix:      tags=('no_decay',)
+        """
+    )
+    assert "field(axes=...)" in message(anx.AnnotationError, lambda: anx.field(axes=[1]))
+    assert "this is not a role" in message(anx.AnnotationError, lambda: anx.field(role=Array))
+
+
+def test_hyper_messages():
+    class Net(anx.Module):
+        rate: anx.Hyper[Any]
+
+    assert message(anx.HyperError, lambda: Net(jnp.ones((2, 3)))) == text(
+        """
+        Net.rate: an array cannot be a Hyper
+          expected: a hashable Python value, part of the tree structure
+          found:    an array float32[2, 3]
+          fix:      did you mean Buffer (an array that no gradient reaches) or Param? For a number, pass float(...) or int(...) of it
+        """
+    )
+    assert message(anx.HyperError, lambda: Net([1])) == text(
+        """
+        Net.rate: a mutable or unhashable value cannot be a Hyper
+          expected: a hashable value: JAX keeps it in the tree structure
+          found:    a list
+          fix:      use a tuple
+        """
+    )
+    assert message(anx.HyperError, lambda: Net(float("nan"))) == text(
+        """
+        Net.rate: a Hyper must equal itself, or every call compiles anew
+          expected: a value with `value == value`
+          found:    a float that is or holds one unequal to itself (a NaN?)
+          fix:      use None for 'not given'
+        """
+    )
+
+
+def test_long_listings_are_cut():
+    model = {f"w{i:02}": jnp.ones(1) for i in range(30)}
+    found = message(anx.SelectionError, lambda: anx.everything.expect(1)(model))
+    assert "w11 and 18 more" in found
+    wrong = jax.tree.map(lambda x: x[None], anx.params(model))
+    assert "and 10 more" in message(anx.StructureError, lambda: anx.update(model, wrong))
