@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from _ratio import Call, Row, calls_per_round, duration, in_turns, table
+from _ratio import THREAD, Call, Clock, Row, calls_per_round, duration, in_turns, table
 
 _ROWS = pytest.StashKey[list[Row]]()
 
@@ -41,8 +41,9 @@ def compare(report: Callable[[Row], None], benchmark: Any) -> Callable[..., None
         aim: float | None = None,
         at_least: bool = False,
         seconds: float = 2.0,
+        clock: Clock = THREAD,
     ) -> None:
-        paired = in_turns(ours, twin, seconds=seconds)
+        paired = in_turns(ours, twin, seconds=seconds, clock=clock)
         report(
             Row(
                 what,

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import annotax as anx
+from _ratio import WALL
 from _twins import Layer, PlainLayer, PlainStack, Stack, layers, values
 
 LAYERS = 200
@@ -121,7 +122,13 @@ def filter_jit() -> Callable[[], None]:
     ids=["closure", "static"],
 )
 def test_split(compare: Any, text: str, ours: Callable[[], Any]) -> None:
-    compare(f"step on split Leaves, {text}: a flat list", ours(), flat_list(), aim=1.10)
+    compare(
+        f"step on split Leaves, {text}: a flat list",
+        ours(),
+        flat_list(),
+        aim=1.10,
+        clock=WALL,
+    )
 
 
 def test_whole_model(compare: Any) -> None:
@@ -130,6 +137,7 @@ def test_whole_model(compare: Any) -> None:
         whole_model(Stack(layers(Layer, LAYERS))),
         whole_model(PlainStack(layers(PlainLayer, LAYERS))),
         aim=1.05,
+        clock=WALL,
     )
 
 
@@ -140,4 +148,5 @@ def test_split_is_faster_than_filter_jit(compare: Any) -> None:
         filter_jit(),
         aim=2.5,
         at_least=True,
+        clock=WALL,
     )

@@ -33,30 +33,24 @@ def loss_of(model: Any, x: jax.Array) -> jax.Array:
 def traced(loss: Any, model: Any) -> Any:
     """The program of a loss's gradient, traced anew at each call.
 
-    A new function each time: JAX remembers what it traced for an old one.
+    `jax.grad` makes a new function each time: JAX remembers what it traced for an old one.
     """
-    return jax.make_jaxpr(lambda model, x: jax.grad(loss)(model, x))(model, X)
+    return jax.make_jaxpr(jax.grad(loss))(model, X)
 
 
 def traced_jit(loss: Any, model: Any) -> Any:
     """The same with `jit` outside: one more time through the PyTree."""
-    return jax.jit(lambda model, x: jax.grad(loss)(model, x)).trace(model, X)
+    return jax.jit(jax.grad(loss)).trace(model, X)
 
 
 def frozen() -> tuple[Frozen, PlainFrozen]:
-    head = values(1)[0]
-    return (
-        Frozen(Stack(layers(Layer, LAYERS)), head),
-        PlainFrozen(PlainStack(layers(PlainLayer, LAYERS)), head),
-    )
-
-
-def test_same_gradients() -> None:
-    """Nothing is timed that does not compute the same."""
-    model, twin = frozen()
-    ours = jax.tree.leaves(jax.grad(loss_of)(model, X))
-    theirs = jax.tree.leaves(jax.grad(loss_of)(twin, X))
+    """A model and its twin; nothing is timed that does not compute the same."""
+    head = values(2)[1]
+    model = Frozen(Stack(layers(Layer, LAYERS)), head)
+    twin = PlainFrozen(PlainStack(layers(PlainLayer, LAYERS)), head)
+    ours, theirs = (jax.tree.leaves(jax.grad(loss_of)(side, X)) for side in (model, twin))
     assert all(bool((a == b).all()) for a, b in zip(ours, theirs, strict=True))
+    return model, twin
 
 
 def test_trace_of_a_frozen_body(compare: Any) -> None:
@@ -66,7 +60,7 @@ def test_trace_of_a_frozen_body(compare: Any) -> None:
         lambda: traced(loss_of, model),
         lambda: traced(loss_of, twin),
         aim=1.2,
-        seconds=4,
+        seconds=3,
     )
 
 
@@ -77,7 +71,7 @@ def test_trace_in_jit_of_a_frozen_body(compare: Any) -> None:
         lambda: traced_jit(loss_of, model),
         lambda: traced_jit(loss_of, twin),
         aim=1.2,
-        seconds=4,
+        seconds=3,
     )
 
 
@@ -104,5 +98,5 @@ def test_trace_of_layers_with_a_buffer_each(compare: Any) -> None:
         f"trace grad, {LAYERS} layers with a Buffer each",
         lambda: traced(normalized, model),
         lambda: traced(normalized_by_hand, twin),
-        seconds=4,
+        seconds=3,
     )

@@ -11,16 +11,17 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Annotated, Any, NamedTuple, Optional, TypeVar
 
-import annotax as anx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotax import Buffer, Hyper, Param, Role
 from hypothesis import strategies as st
+
+import annotax as anx
+from annotax import Buffer, Hyper, Param, Role
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ _OWN_INIT = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def annotated_class(number: int) -> ClassPlan:
     """An annotax class of the pool: plain, derived, or derived from a foreign one."""
     draw = random.Random(f"annotated {number}")
@@ -169,7 +170,7 @@ def annotated_class(number: int) -> ClassPlan:
     return ClassPlan(cls, tuple({**{f.name: f for f in inherited}, **own}.values()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def foreign_class(number: int) -> ClassPlan:
     """A plain Equinox module; every other one is registered."""
     draw = random.Random(f"foreign {number}")
@@ -306,13 +307,10 @@ class Model:
         return grow(self.plan, statics)
 
 
-_WIDTHS = {"float32": "f", "float16": "f", "bfloat16": "f", "complex64": "c"}
-
-
 def _array(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
     size = int(np.prod(shape))
     values = (np.arange(size) + seed) % (2 if dtype == "bool" else 100)
-    return jnp.asarray(values.reshape(shape), dtype=dtype)
+    return jnp.asarray(values.reshape(shape).astype(jnp.dtype(dtype)))
 
 
 def _numpy(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
@@ -320,7 +318,7 @@ def _numpy(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
 
 
 def _key(seed: int) -> jax.Array:
-    return jax.random.wrap_key_data(jnp.asarray([0, seed], dtype="uint32"))
+    return jax.random.wrap_key_data(np.array([0, seed], dtype="uint32"))
 
 
 def _numpy_scalar(seed: int) -> np.generic:
@@ -337,7 +335,7 @@ FLOATS = [Leaf("inexact", partial(_array, shape, "float32")) for shape in _SHAPE
 
 ARRAYS = [
     *FLOATS,
-    *(Leaf("inexact", partial(_array, (3,), dtype)) for dtype in _WIDTHS),
+    *(Leaf("inexact", partial(_array, (3,), dtype)) for dtype in ("float16", "bfloat16", "complex64")),
     *(Leaf("array", partial(_array, (3,), dtype)) for dtype in ("int32", "uint8", "bool")),
     Leaf("array", partial(_array, (0,), "int32")),
     Leaf("array", _key),
@@ -361,6 +359,7 @@ _KEYS = (
     st.sampled_from([0.5, 1.5, -0.5, 1e300]),
 )
 
+_ONE_LINEAR = eqx.nn.Linear(3, 2, key=jax.random.key(0))
 _LINEAR = ClassPlan(
     eqx.nn.Linear, (FieldPlan("weight", ours=False), FieldPlan("bias", ours=False))
 )
@@ -369,13 +368,11 @@ STATICS = st.sampled_from([0, 3, "relu", None, (1, 2), 2.5, frozenset({"x"}), Tr
 
 def plans(leaves: list[Leaf]) -> st.SearchStrategy[Any]:
     """Trees of containers and modules over such leaves."""
-    return st.recursive(
-        st.sampled_from(leaves) | st.sampled_from(leaves) | st.none(), _nested, max_leaves=12
-    )
+    return st.recursive(st.sampled_from([*leaves, None]), _nested, max_leaves=12)
 
 
 def _nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    several = st.lists(children, max_size=3).map(tuple)
+    several = st.lists(children, min_size=1, max_size=3).map(tuple) | st.just(())
     modules = _instances(st.integers(0, POOL - 1).map(annotated_class), children)
     return st.one_of(
         modules,
@@ -395,7 +392,7 @@ def _pair(children: list[Any]) -> Pair:
 
 def _items(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.sampled_from(_KEYS).flatmap(
-        lambda keys: st.dictionaries(keys, children, max_size=3).map(
+        lambda keys: st.dictionaries(keys, children, min_size=1, max_size=3).map(
             lambda drawn: tuple(drawn.items())
         )
     )
@@ -481,9 +478,7 @@ class _Growth:
                     node.plan.cls,
                 )
         if node.plan is _LINEAR:
-            linear = eqx.nn.Linear(3, 2, key=jax.random.key(0))
-            where = lambda m: (m.weight, m.bias)  # noqa: E731 -- two words of code
-            return eqx.tree_at(where, linear, tuple(values.values()))
+            return jax.tree_util.tree_structure(_ONE_LINEAR).unflatten(values.values())
         return node.plan.cls(**values)
 
 
@@ -496,7 +491,8 @@ def grow(plan: Any, statics: Callable[[Any], Any] = lambda value: value) -> Mode
 
 def models(leaves: list[Leaf] | None = None) -> st.SearchStrategy[Model]:
     """Models with any leaves, or only with the given ones."""
-    return plans(ARRAYS + OPAQUE if leaves is None else leaves).map(grow)
+    inner = plans(ARRAYS + OPAQUE if leaves is None else leaves)
+    return st.one_of(_nested(inner), _nested(_nested(inner)), inner).map(grow)
 
 
 # --- selections ----------------------------------------------------------------------

@@ -69,8 +69,10 @@ TRANSFORMS = {
             jax.vmap(f, in_axes=(0, None))(jax.tree.map(lambda a: jnp.stack([a, a]), m), x)
         )
     ),
-    "vmap of grad": lambda f: lambda m, x: jax.tree.map(
-        lambda g: g[0], jax.vmap(jax.grad(f), in_axes=(None, 0))(m, jnp.stack([x, x]))
+    "vmap of grad": lambda f: (
+        lambda m, x: jax.tree.map(
+            lambda g: g[0], jax.vmap(jax.grad(f), in_axes=(None, 0))(m, jnp.stack([x, x]))
+        )
     ),
     "grad of scan": lambda f: jax.grad(
         lambda m, x: jax.lax.scan(lambda c, _: (c + f(m, x), None), 0.0, length=3)[0]
@@ -81,9 +83,9 @@ TRANSFORMS = {
     "grad of cond": lambda f: jax.grad(
         lambda m, x: jax.lax.cond(x[0] > 0, f, lambda m, x: 0.0, m, x)
     ),
-    "linearize": lambda f: lambda m, x: jax.linear_transpose(
-        jax.linearize(lambda m: f(m, x), m)[1], m
-    )(1.0)[0],
+    "linearize": lambda f: (
+        lambda m, x: jax.linear_transpose(jax.linearize(lambda m: f(m, x), m)[1], m)(1.0)[0]
+    ),
     "eqx.filter_grad": eqx.filter_grad,
     "jit(eqx.filter_grad(eqx.filter_jit))": lambda f: eqx.filter_jit(
         eqx.filter_grad(eqx.filter_jit(f))
@@ -108,7 +110,9 @@ def test_second_derivatives():
 
 def test_while_and_forward_mode():
     def looped(model, x):
-        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, model(c[1])), (0, x))[1]
+        return jax.lax.while_loop(
+            lambda c: c[0] < 3, lambda c: (c[0] + 1, model(c[1])), (0, x)
+        )[1]
 
     ones = jax.tree.map(jnp.ones_like, norm())
     moved = eqx.tree_at(lambda m: m.scale, ones, jnp.zeros(3))
@@ -128,7 +132,9 @@ def test_custom_vjp():
 
     def backward(saved, g):
         model, x = saved
-        return jax.tree.map(lambda a: jnp.full_like(a, 7.0) * g, model), g * jnp.ones_like(x)
+        return jax.tree.map(lambda a: jnp.full_like(a, 7.0) * g, model), g * jnp.ones_like(
+            x
+        )
 
     scaled.defvjp(forward, backward)
     grads = jax.grad(lambda m: scaled(m, X))(norm())
@@ -156,7 +162,9 @@ def test_integer_boolean_and_key_buffers():
             noise = jax.random.uniform(self.key, x.shape)
             return jnp.sum(jnp.where(self.mask, self.w * x + noise, 0.0)) * self.steps
 
-    model = Model(jnp.array(2), jnp.array([True, False, True]), jax.random.key(0), jnp.ones(3))
+    model = Model(
+        jnp.array(2), jnp.array([True, False, True]), jax.random.key(0), jnp.ones(3)
+    )
     grads = anx.grad(lambda m: m(X))(model)
     assert dict(grads)["w"].tolist() == [2, 0, 6]
     filtered = eqx.filter_grad(lambda m: m(X))(model)
@@ -175,7 +183,9 @@ def test_construction_inside_transformations():
         return loss(anx.replace(norm(), mean=v), X)
 
     assert not jnp.any(jax.grad(replaced)(X) != 0)
-    assert not jnp.any(jax.grad(lambda v: loss(eqx.tree_at(lambda m: m.mean, norm(), v), X))(X))
+    assert not jnp.any(
+        jax.grad(lambda v: loss(eqx.tree_at(lambda m: m.mean, norm(), v), X))(X)
+    )
 
 
 def test_construction_under_vmap_equals_plain_construction():
@@ -217,7 +227,9 @@ def test_tree_at_works_everywhere(transform):
 
     transform(run)(body(), X)
     expected = Body(
-        [Norm(jnp.full(3, 2.0), jnp.zeros(3)), norm()], {"gain": jnp.full(3, 6.0)}, jnp.ones(3)
+        [Norm(jnp.full(3, 2.0), jnp.zeros(3)), norm()],
+        {"gain": jnp.full(3, 6.0)},
+        jnp.ones(3),
     )
     assert jnp.allclose(run(body(), X), loss(expected, X))
 
@@ -264,14 +276,21 @@ def test_equations_do_not_double_with_nesting():
             node = Nest(node)
         return node
 
-    counts = [str(jax.make_jaxpr(jax.tree.leaves)(depth(n))).count("stop_gradient") for n in (4, 8)]
+    counts = [
+        str(jax.make_jaxpr(jax.tree.leaves)(depth(n))).count("stop_gradient")
+        for n in (4, 8)
+    ]
     assert counts[1] <= 2 * counts[0] + 4
 
 
 def test_copies_and_pickles():
     for make in (norm, body):
         model = make()
-        for other in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for other in (
+            copy.copy(model),
+            copy.deepcopy(model),
+            pickle.loads(pickle.dumps(model)),
+        ):
             assert type(other) is type(model)
             assert eqx.tree_equal(other, model)
 

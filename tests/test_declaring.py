@@ -97,7 +97,7 @@ def load(name: str, source: str, tmp_path: Any) -> Any:
 )
 def test_the_role_is_found_wherever_it_stands(annotation, role):
     class Model(anx.Module):
-        __annotations__ = {"field": annotation}  # noqa: RUF012 -- a namespace, not a field
+        __annotations__ = {"field": annotation}
 
     assert roles(Model) == {"field": role}
 
@@ -107,7 +107,7 @@ def test_hyper_is_static_however_it_is_spelled():
         a: anx.Hyper[int]
         b: "anx.Hyper[int]"
         c: anx.Hyper[int] | None
-        d: "anx.Hyper[Missing]"  # noqa: F821
+        d: "anx.Hyper[Missing]"
         e: int = anx.field(role=anx.Hyper)
 
     assert jax.tree_util.tree_leaves(Model(1, 2, None, 4, 5)) == []
@@ -190,15 +190,15 @@ def test_a_class_after_the_first_is_resolved_at_first_construction(tmp_path):
 
 def test_aliases_and_classes_local_to_a_function():
     def make():
-        Local = anx.Buffer[Matrix]  # noqa: F841 -- only the string below names it
+        Local = anx.Buffer[Matrix]
 
         def inner():
             class Part(anx.Module):
-                table: "Local"  # noqa: F821
+                table: "Local"
 
             class Whole(anx.Module):
                 part: "anx.Param[Part]"
-                other: "anx.Param[After]"  # noqa: F821
+                other: "anx.Param[After]"
 
             class After(anx.Module):
                 pass
@@ -245,7 +245,7 @@ def test_pep_695(tmp_path):
         """
         import annotax as anx
         from jaxtyping import Array, Float
-        type Table = anx.Buffer[Later]
+        type Table = anx.Buffer[Array]
         type Trained[X] = anx.Param[X]
         type Pair[A, B] = tuple[B, anx.Buffer[A]]
         class Model[X](anx.Module):
@@ -253,6 +253,9 @@ def test_pep_695(tmp_path):
             weight: Trained[Float[Array, "n m"]]
             string: "Trained[X]"
             pair: Pair[Float[Array, " n"], int]
+        type Hidden = anx.Buffer[Later]
+        class Late(anx.Module):
+            x: Hidden
         type Later = Array
         """,
         tmp_path,
@@ -265,6 +268,8 @@ def test_pep_695(tmp_path):
     }
     axes = [s.axes for s in field_specs(module.Model)]
     assert axes == [None, ("n", "m"), None, ("n",)]
+    with pytest.raises(anx.AnnotationError, match=r"Hidden.* which is a buffer only since"):
+        module.Late(jnp.ones(1))
 
 
 # --- fields --------------------------------------------------------------------------
@@ -286,7 +291,14 @@ def test_field_takes_what_equinox_takes():
 
     model = Model(1.0, e=[1, 2])
     assert isinstance(model.a, jax.Array)
-    assert (model.b, model.c, model.d, model.e, model.f, model.g) == (3, [], 4, (1, 2), 2, 1)
+    assert (model.b, model.c, model.d, model.e, model.f, model.g) == (
+        3,
+        [],
+        4,
+        (1, 2),
+        2,
+        1,
+    )
     specs = {s.name: s for s in field_specs(Model)}
     assert dict(specs["g"].metadata) == {"unit": "m"}
     assert (dict(specs["h"].metadata), specs["h"].doc) == ({"unit": "s"}, "a time")
@@ -499,7 +511,7 @@ def test_a_foreign_base_whose_init_subclass_stops_the_chain_is_refused():
 def test_abstract_fields():
     class Abstract(anx.Module):
         a: eqx.AbstractVar[anx.Param[Array]]
-        b: "eqx.AbstractVar[anx.Buffer[Missing]]"  # noqa: F821
+        b: "eqx.AbstractVar[anx.Buffer[Missing]]"
         c: eqx.AbstractClassVar[int]
         d: "eqx.AbstractClassVar[int]"
 
@@ -635,7 +647,9 @@ def test_register_reads_annotations_and_the_last_word_wins():
     assert list(anx.params(model)) == ["b"]
     record = anx.records(model)[0]
     assert (record.origin, record.axes, record.owner) == ("registered", ("n", "m"), Foreign)
-    anx.register(Foreign, b=anx.field(role=anx.Buffer, axes=("k",), tags=["t"]), c=anx.Hyper)
+    anx.register(
+        Foreign, b=anx.field(role=anx.Buffer, axes=("k",), tags=["t"]), c=anx.Hyper
+    )
     assert list(anx.params(model)) == []
     assert anx.by_tag("t").paths(model) == ("b",)
     assert [r.role.name for r in anx.records(model)] == ["buffer", "buffer", "hyper"]
@@ -645,7 +659,9 @@ def test_register_reads_annotations_and_the_last_word_wins():
     class Sub(Foreign):
         d: Array = 1.0
 
-    assert [r.origin for r in anx.records(Sub(jnp.ones(1), jnp.ones(1)))][:2] == ["registered"] * 2
+    assert [r.origin for r in anx.records(Sub(jnp.ones(1), jnp.ones(1)))][:2] == [
+        "registered"
+    ] * 2
 
 
 def test_register_on_a_dataclass_that_is_no_module():

@@ -144,7 +144,9 @@ def test_update_lists_everything_that_does_not_fit():
 
 def test_update_on_abstract_models_and_inside_jit():
     abstract = eqx.filter_eval_shape(net)
-    assert anx.update(abstract, anx.params(net())).head.bias.tolist() == pytest.approx([0.2] * 3)
+    assert anx.update(abstract, anx.params(net())).head.bias.tolist() == pytest.approx(
+        [0.2] * 3
+    )
     out = jax.jit(lambda p, x: anx.update(net(), p)(x))(anx.params(net()), X)
     assert jnp.allclose(out, net()(X))
 
@@ -161,9 +163,13 @@ def test_every_array_goes_to_the_first_selection_that_matches():
     assert list(rest) == ["mean"]
     merged = anx.merge(*parts)
     assert jax.tree.structure(merged) == jax.tree.structure(model)
-    assert all(a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(model), strict=True))
+    assert all(
+        a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(model), strict=True)
+    )
     assert [list(p) for p in anx.split(model)[1:]] == [[*PATHS, "mean"]]
-    assert hash(structure) == hash(anx.split(net(), anx.by_path("head.**"), anx.trainable_filter)[0])
+    assert hash(structure) == hash(
+        anx.split(net(), anx.by_path("head.**"), anx.trainable_filter)[0]
+    )
 
 
 def test_the_structure_is_a_static_argument():
@@ -175,7 +181,9 @@ def test_the_structure_is_a_static_argument():
 
     step = jax.jit(run, static_argnums=0)
     for rate in (0.5, 0.5, 0.1, 0.5):
-        assert jnp.allclose(step(*anx.split(net(rate=rate), anx.trainable_filter), X), net(rate=rate)(X))
+        assert jnp.allclose(
+            step(*anx.split(net(rate=rate), anx.trainable_filter), X), net(rate=rate)(X)
+        )
     assert len(traced) == 2
 
 
@@ -233,7 +241,9 @@ def test_aux_wrt_and_argnums():
         return scale * (loss(model, x) + 2 * loss(other, x)), {"n": 3}
 
     kwargs = {"wrt": anx.by_path("head.*"), "has_aux": True}
-    (value, aux), grads = anx.value_and_grad(both, argnums=(1, 2), **kwargs)(X, net(), net(), scale=1.0)
+    (value, aux), grads = anx.value_and_grad(both, argnums=(1, 2), **kwargs)(
+        X, net(), net(), scale=1.0
+    )
     assert (aux, value.shape) == ({"n": 3}, ())
     assert [list(g) for g in grads] == [PATHS[4:]] * 2
     assert jnp.allclose(2 * grads[0]["head.bias"], grads[1]["head.bias"])
@@ -286,9 +296,9 @@ OPTIMIZERS = {
     "multi_transform(tree)": lambda: optax.multi_transform(
         {"head": optax.adam(1e-2), "body": optax.set_to_zero()}, LABELS(anx.params(net()))
     ),
-    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
-        learning_rate=optax.linear_schedule(1e-2, 0.0, 10), mask=~NO_DECAY
-    ),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(
+        optax.adamw, static_args=("mask",)
+    )(learning_rate=optax.linear_schedule(1e-2, 0.0, 10), mask=~NO_DECAY),
     "chain": lambda: optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.add_decayed_weights(0.1, mask=~NO_DECAY),
@@ -351,7 +361,13 @@ def test_an_average_of_parameters_is_a_buffer():
 
     model = Averaged(net(), anx.params(net()))
     assert list(anx.params(model)) == [f"net.{path}" for path in PATHS]
-    grads = anx.grad(lambda m: loss(anx.update(m.net, m.average), X), wrt=anx.everything)(model)
-    assert not any(jnp.any(g != 0) for path, g in grads.items() if path.startswith("average"))
+    grads = anx.grad(lambda m: loss(anx.update(m.net, m.average), X), wrt=anx.everything)(
+        model
+    )
+    assert not any(
+        jnp.any(g != 0) for path, g in grads.items() if path.startswith("average")
+    )
     assert {r.role.name for r in anx.records(model.average)} == {"param"}
-    assert {r.role.name for r in anx.records(model) if r.path.startswith("average")} == {"buffer"}
+    assert {r.role.name for r in anx.records(model) if r.path.startswith("average")} == {
+        "buffer"
+    }

@@ -35,14 +35,20 @@ def make(annotation, value=None, base=anx.Module):
     return type(anx.Module)("Model", (base,), namespace)
 
 
-@pytest.mark.parametrize("annotation", [anx.Param[anx.Buffer[Array]], "anx.Param[anx.Buffer[Array]]"])
+@pytest.mark.parametrize(
+    "annotation", [anx.Param[anx.Buffer[Array]], "anx.Param[anx.Buffer[Array]]"]
+)
 def test_two_roles(annotation):
     found = message(anx.AnnotationError, lambda: make(annotation))
-    assert found.startswith("Model.x: two roles in one annotation\n  expected: one of Param,")
+    assert found.startswith(
+        "Model.x: two roles in one annotation\n  expected: one of Param,"
+    )
     assert "buffer and param in" in found or "param and buffer in" in found
     assert found.endswith("  fix:      keep the one that is meant")
     assert "lora" in message(anx.AnnotationError, lambda: make(LoRA[anx.Param[Array]]))
-    assert "two roles" in message(anx.AnnotationError, lambda: make("anx.Param[No] | anx.Buffer[No]"))
+    assert "two roles" in message(
+        anx.AnnotationError, lambda: make("anx.Param[No] | anx.Buffer[No]")
+    )
 
 
 def test_a_twin_that_disagrees():
@@ -61,7 +67,9 @@ def test_a_twin_that_disagrees():
 
 
 def test_a_role_on_a_static_field():
-    found = message(anx.AnnotationError, lambda: make("anx.Param[Array]", eqx.field(static=True)))
+    found = message(
+        anx.AnnotationError, lambda: make("anx.Param[Array]", eqx.field(static=True))
+    )
     assert found == text(
         """
         Model.x: a param cannot be static
@@ -82,7 +90,10 @@ def test_a_role_around_an_abstract_field():
           fix:      put the role inside
         """
     )
-    assert message(anx.AnnotationError, lambda: make("anx.Param[eqx.AbstractVar[Array]]")) == expected
+    assert (
+        message(anx.AnnotationError, lambda: make("anx.Param[eqx.AbstractVar[Array]]"))
+        == expected
+    )
     unresolved = "anx.Param[eqx.AbstractVar[Missing]]"
     assert message(anx.AnnotationError, lambda: make(unresolved)) == expected.replace(
         "anx.Param[eqx.AbstractVar[Array]]", unresolved
@@ -114,7 +125,7 @@ def test_an_annotation_that_is_no_python():
 
 def test_an_alias_that_proves_to_be_a_role_too_late():
     class Late(anx.Module):
-        x: "Alias[Array]"  # noqa: F821
+        x: "Alias[Array]"
 
     globals()["Alias"] = anx.Buffer
     try:
@@ -126,31 +137,34 @@ def test_an_alias_that_proves_to_be_a_role_too_late():
         Late.x: its role could not be read when the class was made
           expected: the name of the role to be defined before the class
           found:    'Alias[Array]', which is a buffer only since
-          fix:      import or define it first (not under TYPE_CHECKING), or write the twin: x: ... = annotax.field(role=annotax.Buffer)
+          fix:      import or define it first (not under TYPE_CHECKING), or write the twin:
+                    x: ... = annotax.field(role=annotax.Buffer)
         """
     )
 
 
 def test_a_role_imported_only_for_type_checkers():
     class Late(anx.Module):
-        x: "Buffer[Array]"  # noqa: F821
-        y: "roles.Param[Array]"  # noqa: F821
+        x: "Buffer[Array]"
+        y: "roles.Param[Array]"
 
     found = message(anx.AnnotationError, lambda: Late(jnp.ones(1), jnp.ones(1)))
-    assert "Late.x: its role cannot be read: a name in the annotation does not exist" in found
+    assert (
+        "Late.x: its role cannot be read: a name in the annotation does not exist" in found
+    )
     assert "found:    'Buffer[Array]' without Buffer" in found
     assert "x: ... = annotax.field(role=annotax.Buffer)" in found
 
     class Twin(anx.Module):
-        x: "Buffer[Array]" = anx.field(role=anx.Buffer)  # noqa: F821
+        x: "Buffer[Array]" = anx.field(role=anx.Buffer)
 
     assert anx.params(Twin(jnp.ones(1))) == anx.params(None)
 
 
 def test_unknown_names_of_plain_types_are_none_of_our_business():
     class Plain(anx.Module):
-        x: "Sequence[int]"  # noqa: F821
-        y: "Buffer"  # noqa: F821
+        x: "Sequence[int]"
+        y: "Buffer"
 
     assert Plain(1, 2).x == 1
 
@@ -166,10 +180,14 @@ def test_registration():
           fix:      did you mean 'weight'?
         """
     )
-    assert "there is: weight" in message(anx.FieldError, lambda: anx.register(Foreign, q=anx.Param))
+    assert "there is: weight" in message(
+        anx.FieldError, lambda: anx.register(Foreign, q=anx.Param)
+    )
     found = message(anx.AnnotationError, lambda: anx.register(Foreign, weight=int))
     assert "role: this is not a role" in found
-    assert "no fields to register" in message(anx.AnnotationError, lambda: anx.register(int))
+    assert "no fields to register" in message(
+        anx.AnnotationError, lambda: anx.register(int)
+    )
 
     class Ours(anx.Module):
         weight: Array
@@ -183,13 +201,16 @@ def test_roles():
     assert found == text(
         """
         Role('lora'): a role derives from another
-          expected: parent=Param, parent=Buffer, parent=Hyper, or a role derived from one of them
+          expected: parent=Param, parent=Buffer, parent=Hyper, or a role derived from one of
+                    them
           found:    no parent
           fix:      Role('lora', parent=Param)
         """
     )
     assert "a role needs a name" in message(anx.AnnotationError, lambda: anx.Role(""))
-    assert "this is not a role" in message(anx.AnnotationError, lambda: anx.Role("x", parent=int))
+    assert "this is not a role" in message(
+        anx.AnnotationError, lambda: anx.Role("x", parent=int)
+    )
 
 
 def test_field_options():
@@ -203,7 +224,9 @@ def test_field_options():
         """
     )
     assert "field(axes=...)" in message(anx.AnnotationError, lambda: anx.field(axes=[1]))
-    assert "this is not a role" in message(anx.AnnotationError, lambda: anx.field(role=Array))
+    assert "this is not a role" in message(
+        anx.AnnotationError, lambda: anx.field(role=Array)
+    )
 
 
 def test_hyper_messages():
@@ -215,7 +238,8 @@ def test_hyper_messages():
         Net.rate: an array cannot be a Hyper
           expected: a hashable Python value, part of the tree structure
           found:    an array float32[2, 3]
-          fix:      did you mean Buffer (an array that no gradient reaches) or Param? For a number, pass float(...) or int(...) of it
+          fix:      did you mean Buffer (an array that no gradient reaches) or Param? For a
+                    number, pass float(...) or int(...) of it
         """
     )
     assert message(anx.HyperError, lambda: Net([1])) == text(

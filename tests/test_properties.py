@@ -1,38 +1,36 @@
 """What holds for every model: random trees of random classes against the contract."""
 
-import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
 
-import annotax as anx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from annotax import Buffer, Hyper, Param, Role
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
+from jaxtyping import Array, Float
 from jax.tree_util import DictKey, tree_flatten, tree_flatten_with_path, tree_leaves
+
+import annotax as anx
+from annotax import Buffer, Hyper, Param, Role
 from strategies import (
     ARRAY_ROLES,
     ARRAYS,
-    BUFFER,
     FLOATS,
     ON_MODELS_ONLY,
-    PARAM,
     STATICS,
     Choice,
-    Expected,
     Lora,
     Model,
     Stat,
-    annotated_class,
     choices,
     foreign_class,
     models,
 )
+from typing_extensions import TypeAliasType
 
 SELECTIONS = choices(*ON_MODELS_ONLY)
 PORTABLE = choices()  # legal on `Leaves` too
@@ -104,9 +102,7 @@ def test_leaves_keep_what_the_records_say(model: Model, data: st.DataObject) -> 
     taken = anx.leaves(model.tree, choice.selection)
     expected = [e for e in model.expected if choice.holds(e)]
     assert list(taken) == [e.path for e in expected]
-    assert all(
-        value is e.leaf for value, e in zip(taken.values(), expected, strict=True)
-    )
+    assert all(value is e.leaf for value, e in zip(taken.values(), expected, strict=True))
     again = {record.path: record for record in anx.records(taken)}
     for e in expected:
         record = again[e.path]
@@ -116,7 +112,6 @@ def test_leaves_keep_what_the_records_say(model: Model, data: st.DataObject) -> 
 
 @given(models(), PORTABLE)
 def test_leaves_of_leaves_are_the_leaves(model: Model, choice: Choice) -> None:
-    assume(all(e.path for e in model.expected))
     whole = anx.leaves(model.tree, anx.everything)
     once = anx.leaves(model.tree, choice.selection)
     twice = anx.leaves(whole, choice.selection)
@@ -171,12 +166,187 @@ _HOLDERS = {
 }
 
 
+# --- a role does not depend on how it is spelled -------------------------------------
+
+ROLES = {**ARRAY_ROLES, "Hyper": Hyper}
+ARRAY = "Float[Array, 'rows columns']"
+MARK = "@"  # stands in a template for what is written around
+
+
+class Spelling(NamedTuple):
+    """An annotation, what is assigned to the field, and a value that fits it."""
+
+    annotation: str
+    assigned: str
+    value: Any
+    future: bool
+    before: tuple[str, ...] = ()
+
+
+def _wrapped(static: bool) -> st.SearchStrategy[tuple[str, Callable[[Any], Any]]]:
+    """A piece of annotation around another, and what it makes of a value."""
+    wrappers: list[tuple[str, Callable[[Any], Any]]] = [
+        ("Optional[@]", lambda x: x),
+        ("Union[None, @]", lambda x: x),
+        ("typing.Union[@, None]", lambda x: x),
+        ("Annotated[@, 'a note', 3]", lambda x: x),
+        ("tuple[@, ...]", lambda x: (x, x)),
+        ("tuple[@, @]", lambda x: (x, x)),
+        ("Maybe[@]", lambda x: x),
+        ("Late[@]", lambda x: x),
+    ]
+    containers: list[tuple[str, Callable[[Any], Any]]] = [
+        ("list[@]", lambda x: [x, x]),
+        ("dict[str, @]", lambda x: {"k": x, "l": x}),
+        ("typing.Sequence[@]", lambda x: [x]),
+    ]
+    return st.sampled_from(wrappers if static else wrappers + containers)
+
+
+@st.composite
+def spellings(draw: Callable[..., Any], role: str) -> Spelling:
+    """Wrap the type, put the role around it, wrap again; quote and name parts of it."""
+    static = role == "Hyper"
+    text, value = ("int", 3) if static else (ARRAY, jnp.ones((2, 3)))
+    future = draw(st.booleans())
+    before: list[str] = []
+
+    def wrap(text: str, value: Any) -> tuple[str, Any]:
+        for template, around in draw(st.lists(_wrapped(static), max_size=2)):
+            if template.count(MARK) > 1 or not draw(st.booleans()):
+                inner = text
+            else:
+                inner = repr(text)  # a forward reference
+            # `Annotated["...", ...]` and generic aliases take a string as it is, too.
+            text, value = template.replace(MARK, inner), around(value)
+        return text, value
+
+    def name(text: str) -> str:
+        """Perhaps say it through an alias of one of three kinds."""
+        alias = f"Alias{len(before)}"
+        kind = draw(st.sampled_from(["", "", "plain", "PEP 695", "PEP 695 in a string"]))
+        if not kind:
+            return text
+        said = {
+            "plain": text,
+            "PEP 695": f"TypeAliasType({alias!r}, {text})",
+            "PEP 695 in a string": f"TypeAliasType({alias!r}, {text!r})",
+        }
+        before.append(f"{alias} = {said[kind]}")
+        return alias
+
+    text, value = wrap(name(text), value)
+    assigned, how = "", draw(st.sampled_from(["around", "around", "around", "dotted", "twin"]))
+    if how == "twin":
+        assigned = f" = anx.field(role={role})"
+    else:
+        head = "roles." * (how == "dotted") + role
+        text = f"{head}[{repr(text) if draw(st.booleans()) else text}]"
+    text, value = wrap(name(text), value)
+    if draw(st.booleans()):
+        text = repr(text)
+    elif draw(st.booleans()) and (future or text[0] not in "\"'"):
+        text = f"{text} | None"
+    return Spelling(text, assigned, value, future, tuple(before))
+
+
+def spelled(spelling: Spelling, local: bool) -> type:
+    """The class with a field `x` that is spelled so, perhaps local to a function."""
+    indent = "    " * local
+    rows = [
+        "from __future__ import annotations" if spelling.future else "",
+        "def make():" if local else "",
+        *(indent + row for row in spelling.before),
+        f"{indent}class Spelled(anx.Module):",
+        f"{indent}    x: {spelling.annotation}{spelling.assigned}",
+        "    return Spelled" if local else "",
+        "Spelled = make()" if local else "",
+    ]
+    namespace = {**SPELLING_NAMES, "__name__": __name__}
+    exec("\n".join(rows), namespace)
+    return namespace["Spelled"]
+
+
+_Any = TypeVar("_Any")
+SPELLING_NAMES: dict[str, Any] = {
+    **ROLES,
+    "anx": anx,
+    "roles": SimpleNamespace(**ROLES),
+    "typing": typing,
+    "Annotated": Annotated,
+    "Any": Any,
+    "Array": Array,
+    "Float": Float,
+    "Optional": Optional,
+    "Union": Union,
+    "TypeAliasType": TypeAliasType,
+    "Maybe": Optional[_Any],  # noqa: UP045 -- `_Any | None` is no generic alias
+    "Late": TypeAliasType("Late", Optional[_Any], type_params=(_Any,)),  # noqa: UP045
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_does_not_depend_on_its_spelling(role: str) -> None:
+    spelled_so = set()
+
+    @given(spellings(role), st.booleans())
+    @settings(max_examples=50)
+    def check(spelling: Spelling, local: bool) -> None:
+        spelled_so.add(spelling[0])
+        instance = spelled(spelling, local)(spelling.value)
+        assert_spelled(instance, Role.of(ROLES[role]), spelling.value)
+
+    check()
+    assert len(spelled_so) > 15
+
+
+def assert_spelled(instance: Any, role: Role, value: Any) -> None:
+    """What one field `x` of that role means, whatever its annotation looks like."""
+    dataclass_field = dataclasses.fields(instance)[0]
+    assert dataclass_field.metadata.get("static", False) == role.is_a(Hyper)
+    records = anx.records(instance)
+    assert [(r.role, r.origin) for r in records] == [
+        (role, "declared") for _ in tree_leaves(instance)
+    ]
+    if role.is_a(Hyper):
+        assert records == ()
+        assert instance.x == value
+        assert hash(jax.tree_util.tree_structure(instance)) is not None
+        return
+    assert len(records) == len(tree_leaves(value)) > 0
+    assert all(record.axes == ("rows", "columns") for record in records)
+    assert flags(anx.trainable_filter, instance) == [role.is_a(Param)] * len(records)
+    gradient = jax.grad(sum_of_squares)(instance)
+    for leaf, g in zip(tree_leaves(instance), tree_leaves(gradient), strict=True):
+        assert np.array_equal(g, 0 * leaf if role.is_a(Buffer) else 2 * leaf)
+
+
+@pytest.mark.parametrize("future", [False, True])
+@pytest.mark.parametrize("role", ["Param", "Buffer", "Stat", "Adapter"])
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "@[NoSuchType]",
+        "@[NoSuchType] | None",
+        "@[NoSuchType | None]",
+        "Optional[@[NoSuchType]]",
+        "list[@[NoSuchType]]",
+        "dict[str, @[Float[NoSuchType, 'a b']]]",
+        "NoSuchAlias[@[int]]",
+        "roles.@[no.such.Type]",
+    ],
+)
+def test_a_role_around_a_type_that_cannot_be_resolved_is_found(
+    annotation: str, role: str, future: bool
+) -> None:
+    text = annotation.replace(MARK, role)
+    cls = spelled(Spelling(text if future else repr(text), "", None, future), local=False)
+    (record,) = anx.records(jax.tree.map(lambda leaf: leaf, cls(jnp.ones((2, 3)))))
+    assert record.role == ROLES[role]
+    assert record.trainable == Role.of(ROLES[role]).is_a(Param)
+
+
 # --- split, merge, update, partition -------------------------------------------------
-
-
-def hashable_only(model: Model) -> None:
-    for e in model.expected:
-        hash(None if e.kind != "opaque" else e.leaf)
 
 
 @given(models(), st.lists(SELECTIONS, max_size=3))
@@ -223,7 +393,9 @@ def test_structures_differ_where_static_values_do(model: Model) -> None:
 
 @given(models(), st.data())
 @settings(max_examples=80)
-def test_structures_differ_where_opaque_leaves_do(model: Model, data: st.DataObject) -> None:
+def test_structures_differ_where_opaque_leaves_do(
+    model: Model, data: st.DataObject
+) -> None:
     opaque = [e.at for e in model.expected if e.kind == "opaque"]
     assume(opaque)
     leaves, treedef = tree_flatten(model.tree)
@@ -297,11 +469,19 @@ def test_update_changes_the_selected_leaves_and_no_others(
 @settings(max_examples=100)
 def test_combine_undoes_partition(model: Model, choice: Choice) -> None:
     for selection in (anx.trainable_filter, anx.everything, choice.selection):
-        selected, rest = eqx.partition(model.tree, selection)
+        selected, rest = eqx.partition(model.tree, selection(model.tree))
         assert_same_tree(eqx.combine(selected, rest), model.tree)
-    chosen = eqx.filter(model.tree, choice.selection)
+    chosen = eqx.filter(model.tree, choice.selection(model.tree))
     wanted = [e.leaf for e in model.expected if choice.holds(e)]
     assert [id(leaf) for leaf in tree_leaves(chosen)] == [id(leaf) for leaf in wanted]
+
+
+@pytest.mark.parametrize("function", [eqx.partition, eqx.filter])
+def test_a_selection_that_was_not_called_is_refused(function: Any) -> None:
+    """Equinox calls what is callable with each leaf, which says nothing of its role."""
+    model = _Frozen(jnp.ones(2), 0)
+    with pytest.raises(anx.SelectionError):
+        function(model, anx.trainable_filter)
 
 
 # --- the algebra of selections -------------------------------------------------------
@@ -313,7 +493,9 @@ def test_selections_choose_what_the_contract_says(model: Model, choice: Choice) 
     note(repr(choice.selection))
     expected = [choice.holds(e) for e in model.expected]
     assert flags(choice.selection, model.tree) == expected
-    paths = tuple(e.path for e, chosen in zip(model.expected, expected, strict=True) if chosen)
+    paths = tuple(
+        e.path for e, chosen in zip(model.expected, expected, strict=True) if chosen
+    )
     assert choice.selection.paths(model.tree) == paths
     assert choice.selection.count(model.tree) == sum(expected)
     choice.selection.expect(sum(expected))(model.tree)
@@ -567,10 +749,6 @@ def test_filtered_gradients_have_the_trainable_paths_of_the_model(model: Model) 
 # --- Leaves --------------------------------------------------------------------------
 
 
-def picklable(leaf: Any) -> bool:
-    return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 @given(models(ARRAYS), SELECTIONS)
 def test_leaves_pickle(model: Model, choice: Choice) -> None:
     keyless = anx.by(lambda record: not jnp.issubdtype(record.dtype, jax.dtypes.prng_key))
@@ -606,7 +784,6 @@ def test_leaves_are_one_node_with_a_key_per_path(model: Model, choice: Choice) -
     mapped = jax.tree.map(lambda leaf: (leaf, 1), taken)
     assert type(mapped) is anx.Leaves
     assert list(mapped) == list(taken)
-    assert all(mapped[path] == (taken[path], 1) for path in ())
     assert all(mapped[path][0] is taken[path] for path in taken)
     assert not callable(taken)
 
@@ -620,7 +797,10 @@ def test_leaves_are_a_mapping(model: Model, choice: Choice) -> None:
     assert bool(taken) == bool(plain)
     assert list(taken.keys()) == list(plain.keys())
     assert all(map(lambda a, b: a is b, taken.values(), plain.values()))
-    assert all(a == b and x is y for (a, x), (b, y) in zip(taken.items(), plain.items(), strict=True))
+    assert all(
+        a == b and x is y
+        for (a, x), (b, y) in zip(taken.items(), plain.items(), strict=True)
+    )
     for path in plain:
         assert path in taken
         assert taken[path] is taken.get(path) is plain[path]
@@ -700,7 +880,9 @@ def test_no_gradient_reaches_a_buffer_of_a_batch_of_models(model: Model) -> None
     for at in range(3):
         one = jax.tree.map(lambda leaf, at=at: leaf[at], batch)
         single = jax.tree.map(lambda leaf, at=at: leaf[at], gradients)
-        for e, x, g in zip(model.expected, tree_leaves(one), tree_leaves(single), strict=True):
+        for e, x, g in zip(
+            model.expected, tree_leaves(one), tree_leaves(single), strict=True
+        ):
             assert np.array_equal(g, np.zeros_like(x) if e.stopped else 2 * x)
 
 
@@ -726,4 +908,6 @@ def test_outside_of_tracing_a_buffer_is_the_array_that_was_given(model: Model) -
     leaves, treedef = tree_flatten(model.tree)
     assert all(leaf is e.leaf for leaf, e in zip(leaves, model.expected, strict=True))
     stand_ins = [object() for _ in leaves]
-    assert all(map(lambda a, b: a is b, tree_leaves(treedef.unflatten(stand_ins)), stand_ins))
+    assert all(
+        map(lambda a, b: a is b, tree_leaves(treedef.unflatten(stand_ins)), stand_ins)
+    )

@@ -40,7 +40,14 @@ def linear():
 
 def net():
     foreign = {"array": jnp.ones(2), "function": jnp.tanh, "rate": 0.5, "none": None}
-    return Net([linear(), linear()], linear(), linear(), {"a.b": jnp.ones(2)}, foreign, jnp.array(3))
+    return Net(
+        [linear(), linear()],
+        linear(),
+        linear(),
+        {"a.b": jnp.ones(2)},
+        foreign,
+        jnp.array(3),
+    )
 
 
 TRAINABLE = (
@@ -104,7 +111,10 @@ def test_by_path():
 
 def test_by_asks_every_leaf_and_opaque_ones_have_no_dimensions():
     assert anx.by(lambda r: r.ndim >= 2).count(net()) == 4
-    assert anx.by(lambda r: r.dtype is None).paths(net()) == ("foreign.function", "foreign.rate")
+    assert anx.by(lambda r: r.dtype is None).paths(net()) == (
+        "foreign.function",
+        "foreign.rate",
+    )
     assert anx.by(lambda r: r.size == 2).count(net()) == 6
     assert anx.by(lambda r: r.role == anx.Buffer).paths(net())[-1] == "steps"
     assert anx.by(lambda r: r.axes == ("o", "i")).count(net()) == 4
@@ -113,7 +123,10 @@ def test_by_asks_every_leaf_and_opaque_ones_have_no_dimensions():
 
 def test_at_takes_nodes_leaves_and_containers():
     assert anx.at(lambda m: m.encoder).count(net()) == 4
-    assert anx.at(lambda m: (m.adapter.bias, m.stats)).paths(net()) == ("adapter.bias", "stats['a.b']")
+    assert anx.at(lambda m: (m.adapter.bias, m.stats)).paths(net()) == (
+        "adapter.bias",
+        "stats['a.b']",
+    )
     assert anx.at(lambda m: m.foreign["none"]).count(net()) == 0
     assert anx.at(lambda m: m.encoder).count(anx.trainable_filter(net())) == 4
 
@@ -160,7 +173,10 @@ def test_selections_know_abstract_models_gradients_masks_and_leaves():
 
 def test_optimizer_states_have_the_paths_of_their_parameters():
     state = optax.adam(1e-3).init(anx.params(net()))
-    assert anx.by_path("**.adapter.bias").paths(state) == ("0.mu.adapter.bias", "0.nu.adapter.bias")
+    assert anx.by_path("**.adapter.bias").paths(state) == (
+        "0.mu.adapter.bias",
+        "0.nu.adapter.bias",
+    )
     assert anx.by_tag("no_decay").count(state) == 6
     assert anx.by_role(LoRA).count(state) == 4
 
@@ -197,10 +213,16 @@ def test_what_is_no_selection():
 def test_labels():
     params = anx.params(net())
     labelled = anx.labels({"lora": anx.by_role(LoRA)}, default="body")(params)
-    assert dict(labelled) == {p: "lora" if p.startswith("adapter") else "body" for p in TRAINABLE}
+    assert dict(labelled) == {
+        p: "lora" if p.startswith("adapter") else "body" for p in TRAINABLE
+    }
     with pytest.raises(anx.SelectionError, match=r"two labels for adapter.bias \(a, b\)"):
-        anx.labels({"a": anx.by_role(LoRA), "b": anx.by_tag("no_decay")}, default="c")(params)
-    with pytest.raises(anx.SelectionError, match=r"none for encoder.0.weight, encoder.0.bias"):
+        anx.labels({"a": anx.by_role(LoRA), "b": anx.by_tag("no_decay")}, default="c")(
+            params
+        )
+    with pytest.raises(
+        anx.SelectionError, match=r"none for encoder.0.weight, encoder.0.bias"
+    ):
         anx.labels({"a": anx.by_role(LoRA)})(params)
 
 
@@ -210,13 +232,29 @@ def test_labels():
 def test_a_record_carries_everything():
     class Documented(anx.Module):
         w: anx.Param[Float[Array, "o i"]] = anx.field(
-            tags=["t"], axes=("rows", "cols"), doc="a matrix", metadata={"unit": "m"}, persistent=False
+            tags=["t"],
+            axes=("rows", "cols"),
+            doc="a matrix",
+            metadata={"unit": "m"},
+            persistent=False,
         )
 
     (record,) = anx.records([Documented(jnp.ones((2, 3)))])
-    found = {name: getattr(record, name) for name in ("path", "trainable", "origin", "owner")}
-    assert found == {"path": "0.w", "trainable": True, "origin": "declared", "owner": Documented}
-    assert (record.shape, record.dtype, record.ndim, record.size) == ((2, 3), jnp.float32, 2, 6)
+    found = {
+        name: getattr(record, name) for name in ("path", "trainable", "origin", "owner")
+    }
+    assert found == {
+        "path": "0.w",
+        "trainable": True,
+        "origin": "declared",
+        "owner": Documented,
+    }
+    assert (record.shape, record.dtype, record.ndim, record.size) == (
+        (2, 3),
+        jnp.float32,
+        2,
+        6,
+    )
     assert (record.tags, record.axes, record.doc) == ({"t"}, ("rows", "cols"), "a matrix")
     assert (dict(record.metadata), record.persistent) == ({"unit": "m"}, False)
     assert (record.declared, record.inferred, record.undeclared) == (True, False, False)
@@ -236,11 +274,23 @@ def test_persistence_and_doc_of_nested_fields():
 def test_records_of_things_that_are_no_models():
     assert anx.records(None) == ()
     (record,) = anx.records(jnp.ones(3))
-    assert (record.path, record.role, record.spec, record.owner) == ("", anx.Param, None, None)
+    assert (record.path, record.role, record.spec, record.owner) == (
+        "",
+        anx.Param,
+        None,
+        None,
+    )
     assert (record.doc, dict(record.metadata)) == ("", {})
     (record,) = anx.records("text")
-    assert (record.role, record.shape, record.size, record.trainable) == (None, (), 0, False)
-    assert [r.role.name for r in anx.records((np.ones(1), np.float32(1), np.arange(2)))] == [
+    assert (record.role, record.shape, record.size, record.trainable) == (
+        None,
+        (),
+        0,
+        False,
+    )
+    assert [
+        r.role.name for r in anx.records((np.ones(1), np.float32(1), np.arange(2)))
+    ] == [
         "param",
         "param",
         "buffer",
@@ -281,7 +331,9 @@ def test_arrays_in_static_fields_of_others_do_not_break_the_cache():
 
 
 def test_foreign_pytrees():
-    point = optax.ScaleByAdamState(count=jnp.array(0), mu={"w": jnp.ones(1)}, nu=[jnp.ones(1)])
+    point = optax.ScaleByAdamState(
+        count=jnp.array(0), mu={"w": jnp.ones(1)}, nu=[jnp.ones(1)]
+    )
     assert [r.path for r in anx.records(point)] == ["count", "mu.w", "nu.0"]
 
     @jax.tree_util.register_pytree_node_class
@@ -296,5 +348,8 @@ def test_foreign_pytrees():
         def tree_unflatten(cls, _, children):
             return cls(*children)
 
-    assert [r.path for r in anx.records({"u": Unkeyed(1.0, [2.0], None)})] == ["u.0", "u.1.0"]
+    assert [r.path for r in anx.records({"u": Unkeyed(1.0, [2.0], None)})] == [
+        "u.0",
+        "u.1.0",
+    ]
     assert anx.records(Unkeyed()) == ()

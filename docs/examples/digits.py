@@ -1,4 +1,4 @@
-"""Handwritten digits: a small convolutional network whose fields say what they are.
+"""Handwritten digits: a convolutional network whose fields say what they are.
 
 `make demo` trains it on four fifths of the 1,797 scans that come with scikit-learn,
 tests it on the rest, and draws `out/digits.png`.
@@ -43,8 +43,10 @@ class Conv(anx.Module):  # with batch normalisation and a ReLU
         self.stride = stride
 
     def __call__(self, x, inference):
-        layout, strides = ("NHWC", "HWIO", "NHWC"), (self.stride, self.stride)
-        x = lax.conv_general_dilated(x, self.weight, strides, "SAME", None, None, layout)
+        strides, dims = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(
+            x, self.weight, strides, "SAME", dimension_numbers=dims
+        )
         mean, var = self.mean, self.var
         if not inference:
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -54,38 +56,31 @@ class Conv(anx.Module):  # with batch normalisation and a ReLU
         return jax.nn.relu(x), anx.replace(self, mean=kept[0], var=kept[1])
 
 
-class Head(anx.Module):  # with dropout
-    weight: anx.Param[Float[Array, "n_in n_out"]]
-    bias: anx.Param[Float[Array, " n_out"]] = anx.field(tags=["no_decay"])
-    dropout: anx.Hyper[float] = 0.5
-
-    def __call__(self, x, inference, key):
-        if not inference:
-            keep = random.bernoulli(key, 1 - self.dropout, x.shape)
-            x = jnp.where(keep, x / (1 - self.dropout), 0)
-        return x @ self.weight + self.bias
-
-
 class Net(anx.Module):
     mean: anx.Buffer[Float[Array, "height width"]]
     std: anx.Buffer[Float[Array, "height width"]]
-    convs: tuple[Conv, ...]
-    head: Head
+    convs: tuple[Conv, ...]  # no role of its own: what is inside keeps its roles
+    weight: anx.Param[Float[Array, "features classes"]]
+    bias: anx.Param[Float[Array, " classes"]] = anx.field(tags=["no_decay"])
+    dropout: anx.Hyper[float] = 0.5
     inference: anx.Hyper[bool] = False
 
     def __init__(self, images, key):
-        self.mean, self.std = images.mean(0), images.std(0) + 1
         k1, k2, k3, k4 = random.split(key, 4)
+        self.mean, self.std = images.mean(0), images.std(0) + 1  # some pixels are always 0
         self.convs = (Conv(1, 32, 1, k1), Conv(32, 64, 2, k2), Conv(64, 64, 2, k3))
-        self.head = Head(random.normal(k4, (256, 10)) / 16, jnp.zeros(10))
+        self.weight, self.bias = random.normal(k4, (256, 10)) / 16, jnp.zeros(10)
 
     def __call__(self, images, key=None):
         x, convs = ((images - self.mean) / self.std)[..., None], []
         for conv in self.convs:
             x, new = conv(x, self.inference)
             convs.append(new)
-        logits = self.head(x.reshape(len(x), 256), self.inference, key)
-        return logits, anx.replace(self, convs=tuple(convs))
+        x = x.reshape(len(x), 256)
+        if not self.inference:
+            keep = random.bernoulli(key, 1 - self.dropout, x.shape)
+            x = jnp.where(keep, x / (1 - self.dropout), 0)
+        return x @ self.weight + self.bias, anx.replace(self, convs=tuple(convs))
 
 
 def loss_fn(model, images, labels, key):
@@ -109,45 +104,47 @@ def train_step(model, opt_state, images, labels, key):
 digits = load_digits()
 parts = train_test_split(digits.images, digits.target, test_size=0.2, random_state=0)
 images, test_images, labels, test_labels = map(jnp.asarray, parts)
-model, steps = Net(images, random.key(0)), 1200
-schedule = optax.cosine_decay_schedule(2e-3, steps)
-tx = optax.adamw(schedule, weight_decay=0.1, mask=~anx.by_tag("no_decay"))
-opt_state, losses = tx.init(anx.params(model)), []
+model = Net(images, random.key(0))
 normaliser = anx.by_role(anx.Buffer) & ~anx.by_role(BatchStat)
 before = [leaf.tobytes() for leaf in anx.leaves(model, normaliser).values()]
 
+steps = 2000
+schedule = optax.cosine_decay_schedule(2e-3, steps)
+tx = optax.adamw(schedule, weight_decay=0.1, mask=~anx.by_tag("no_decay"))
+opt_state = tx.init(anx.params(model))
+losses = []
 for key in track(random.split(random.key(1), steps), "training"):
     model, opt_state, loss = train_step(model, opt_state, images, labels, key)
     losses.append(loss)
-guesses = anx.replace(model, inference=True)(test_images)[0].argmax(-1)
+logits, _ = anx.replace(model, inference=True)(test_images)
+guesses = logits.argmax(-1)
 hits = guesses == test_labels
 
 table = Table("role", "leaves", "elements", "trained", title="what annotax knows")
-for role in dict.fromkeys(record.role for record in anx.records(model)):
-    found = [record for record in anx.records(model) if record.role == role]
-    size, trained = sum(r.size for r in found), all(r.trainable for r in found)
-    table.add_row(role.name, f"{len(found)}", f"{size:,}", "yes" if trained else "no")
+for role, trained in dict.fromkeys((r.role, r.trainable) for r in anx.records(model)):
+    sizes = [r.size for r in anx.records(model) if (r.role, r.trainable) == (role, trained)]
+    table.add_row(role.name, f"{len(sizes)}", f"{sum(sizes):,}", "yes" if trained else "no")
 rich.print(table)
 same = before == [leaf.tobytes() for leaf in anx.leaves(model, normaliser).values()]
-print(
-    f"the normaliser after {steps:,} steps: {'bit for bit the same' if same else 'CHANGED'}"
-)
+print(f"normaliser after {steps:,} steps: {'the same bits' if same else 'CHANGED'}")
 states = opt_state, tx.init(eqx.filter(model, eqx.is_inexact_array))
 lean, full = (sum(x.nbytes for x in jax.tree.leaves(state)) for state in states)
-print(f"the optimizer's memory: {lean:,} bytes; without the roles: {full:,} bytes")
-print(f"accuracy on the test scans: {hits.mean():.2%} ({hits.sum()} of {hits.size})")
+print(f"optimizer state: {lean:,} bytes; for all float arrays: {full:,} bytes")
+print(f"test accuracy: {hits.mean():.1%}, {hits.sum()} of {hits.size} scans")
 
 figure = Figure(figsize=(12, 5.4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[2, 3])
-smooth = jnp.convolve(jnp.stack(losses), jnp.ones(50) / 50, "valid")
 curve = left.subplots()
+smooth = jnp.convolve(jnp.stack(losses), jnp.ones(50) / 50, "valid")
 curve.semilogy(losses, color="0.85", lw=0.8)
 curve.semilogy(range(49, steps), smooth, lw=2)
-curve.set(xlabel="step", ylabel="training loss", title="loss, and its mean over 50 steps")
-right.suptitle(f"test scans and guesses: {hits.size - hits.sum()} of {hits.size} wrong")
+curve.set(xlabel="step", ylabel="loss", title="training loss, and its mean over 50 steps")
+curve.spines[["top", "right"]].set_visible(False)
+right.suptitle(f"guesses on {hits.size} test scans, the {(~hits).sum()} wrong ones first")
 for axes, i in zip(right.subplots(6, 8).flat, hits.argsort(), strict=False):
     axes.imshow(test_images[i], cmap="gray_r")
-    axes.set_title(f"{guesses[i]}", color="black" if hits[i] else "red")
+    text = f"{guesses[i]}" if hits[i] else f"{guesses[i]}, not {test_labels[i]}"
+    axes.set_title(text, color="black" if hits[i] else "red", fontsize=10)
     axes.axis("off")
 Path("out").mkdir(exist_ok=True)
 figure.savefig("out/digits.png", dpi=110)

@@ -4,6 +4,7 @@ This file stands at the bottom so that any other file can raise: a message names
 place (`Class.field` or a path), what was expected, what was found and how to mend it.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -55,9 +56,13 @@ def explain_error(
     details = {"expected": expected, "found": found, "fix": fix}
     for label, text in details.items():
         if text is not None:
-            body = text.replace("\n", "\n" + " " * 12)
-            lines.append(f"  {label + ':':<9} {body}")
+            body = "\n".join(_wrap(line) for line in text.split("\n"))
+            lines.append(f"  {label + ':':<9} {body}".replace("\n", "\n" + " " * 12))
     return "\n".join(lines)
+
+
+def _wrap(line: str) -> str:
+    return textwrap.fill(line, 76, break_long_words=False, break_on_hyphens=False)
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:

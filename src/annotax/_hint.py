@@ -68,6 +68,9 @@ class Scope:
                 return layer[name]
         raise KeyError(name)
 
+    def __contains__(self, name: str) -> bool:
+        return any(name in layer for layer in self.layers)
+
 
 @dataclass(frozen=True)
 class Hint:

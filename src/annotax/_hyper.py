@@ -83,7 +83,7 @@ def as_number(value: Any, hint: Any) -> Any:
         each = arguments[:1] * len(items) if arguments[-1] is ... else arguments
         if len(each) == len(items):
             return tuple(map(as_number, items, each))
-    return value
+    return cast(Any, value)
 
 
 def _as_first(value: Any, options: tuple[Any, ...]) -> Any:

@@ -21,7 +21,7 @@ class Pending:
     """
 
     name: str
-    annotation: str
+    annotation: Any
     known: Mapping[str, Any]
 
 

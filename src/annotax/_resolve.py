@@ -49,7 +49,7 @@ def declare(cls: type) -> None:
     changed = dict(annotations)
     for name, annotation in annotations.items():
         hint = _read(cls, name, annotation, scope)
-        if hint.missing and isinstance(annotation, str):
+        if hint.missing:
             pending.append(_pending(name, annotation, scope))
         if hint.kind == "field":
             specs[name] = _declared_spec(cls, name, hint)
@@ -101,14 +101,10 @@ def _read(cls: type, name: str, annotation: Any, scope: Scope) -> Hint:
     )
 
 
-def _pending(name: str, annotation: str, scope: Scope) -> Pending:
+def _pending(name: str, annotation: Any, scope: Scope) -> Pending:
     """Keep what is needed to read an annotation again, and no more."""
-    known = {
-        key: layer[key]
-        for key in names_in(annotation)
-        for layer in scope.layers[::-1]
-        if key in layer
-    }
+    names = names_in(annotation) if isinstance(annotation, str) else ()
+    known = {key: scope[key] for key in names if key in scope}
     return Pending(name, annotation, known)
 
 
@@ -301,6 +297,6 @@ def _late_role_message(where: str, hint: Hint, role: Role | None, lost: list[str
         problem,
         expected="the name of the role to be defined before the class",
         found=found,
-        fix=f"import or define it first (not under TYPE_CHECKING), or write the twin: "
+        fix=f"import or define it first (not under TYPE_CHECKING), or write the twin:\n"
         f"{where.rpartition('.')[2]}: ... = annotax.field(role=annotax.{name})",
     )

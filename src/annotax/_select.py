@@ -196,8 +196,12 @@ def by_role(role: Any) -> Selection:
 def by_path(pattern: str) -> Selection:
     """The leaves whose path fits a pattern.
 
+    >>> import annotax as anx
+    >>> anx.by_path("encoder.**.w*").paths({"encoder": [{"w1": 1.0}], "w1": 2.0})
+    ('encoder.0.w1',)
+
     `*` is one step of a path or, within a step, any characters; `**` is any number of
-    steps, none included: `by_path("encoder.**.weight")`.
+    steps, none included. A dictionary key that is no identifier is its repr in brackets.
 
     **Raises:** `SelectionError` if the pattern is malformed.
     """
@@ -210,7 +214,11 @@ def by_path(pattern: str) -> Selection:
 
 
 def by_tag(tag: str) -> Selection:
-    """The leaves that carry a tag, from their own field or one around it."""
+    """The leaves that carry a tag, from their own field or one around it.
+
+    >>> import annotax as anx, optax
+    >>> tx = optax.adamw(1e-3, mask=~anx.by_tag("no_decay"))
+    """
 
     def mask(seen: View) -> Mask:
         return [tag in entry.tags for entry in seen.layout.entries]
@@ -219,7 +227,12 @@ def by_tag(tag: str) -> Selection:
 
 
 def by(predicate: Callable[[Any], Any]) -> Selection:
-    """The leaves for whose `Record` a predicate holds: `by(lambda r: r.ndim >= 2)`."""
+    """The leaves for whose `Record` a predicate holds.
+
+    >>> import annotax as anx, jax.numpy as jnp
+    >>> anx.by(lambda record: record.ndim >= 2).paths([jnp.ones(3), jnp.ones((3, 3))])
+    ('1',)
+    """
 
     def mask(seen: View) -> Mask:
         return [bool(predicate(record)) for record in view_records(seen)]

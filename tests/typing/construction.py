@@ -1,14 +1,12 @@
 """The signature of the generated `__init__`, as type checkers see it."""
 
 import dataclasses
+from typing import assert_type
+
+import equinox as eqx
+from jaxtyping import Array, Float
 
 import annotax as anx
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-from typing_extensions import assert_type
-
-x = jnp.ones(3)
 
 
 class Linear(anx.Module):
@@ -17,13 +15,23 @@ class Linear(anx.Module):
     n: anx.Hyper[int]
 
 
-assert_type(Linear(x, None, 3), Linear)
-assert_type(Linear(weight=x, bias=x, n=3), Linear)
-Linear(x, None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-Linear(x, None, 3, 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-Linear(x, None, m=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-Linear(None, None, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-Linear(x, None, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def every_field_is_an_argument(x: Array) -> None:
+    assert_type(Linear(x, None, 3), Linear)
+    assert_type(Linear(weight=x, bias=x, n=3), Linear)
+    Linear(x, None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Linear(x, None, 3, 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Linear(x, None, m=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Linear(None, None, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Linear(x, None, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Child(Linear):
+    extra: anx.Buffer[Array]
+
+
+def inherited_fields_come_first(x: Array) -> None:
+    Child(x, None, 3, x)
+    Child(x, None, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 class Defaults(anx.Module):
@@ -38,56 +46,50 @@ class Defaults(anx.Module):
     last: anx.Hyper[str] = anx.field(kw_only=True)
 
 
-assert_type(Defaults(x, last=""), Defaults)
-Defaults(x, 0.2, x, [x], None, 1e-6, ("m",), last="")
-Defaults(x)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-Defaults(x, last=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-Defaults(x, version=2, last="")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-Defaults(x, rate="", last="")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def options_of_field_count(x: Array) -> None:
+    assert_type(Defaults(x, last=""), Defaults)
+    Defaults(x, 0.2, x, [x], None, 1e-6, ("m",), last="")
+    Defaults(x)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Defaults(x, last=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Defaults(x, version=2, last="")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Defaults(x, rate="", last="")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 class NoDefault(anx.Module):
-    """`field` without a default makes no default."""
-
     weight: anx.Param[Array] = anx.field(tags=["no_decay"], axes=("n", None))
-    mean: Array = anx.field(role=anx.Buffer)
+    mean: Array = anx.field(role=anx.Buffer, metadata={"unit": "m"})
 
 
-NoDefault(x, x)
-NoDefault(x)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+def field_alone_is_no_default(x: Array) -> None:
+    NoDefault(x, x)
+    NoDefault(x)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 class KeywordOnly(anx.Module, kw_only=True):
     weight: anx.Param[Array]
     rate: anx.Hyper[float] = 0.1
+    n: anx.Hyper[int]
 
 
-KeywordOnly(weight=x)
-KeywordOnly(x)  # type: ignore[call-arg, misc]  # pyright: ignore[reportCallIssue]
+def a_class_may_be_keyword_only(x: Array) -> None:
+    KeywordOnly(weight=x, n=1)
+    KeywordOnly(x, n=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 class OwnInit(anx.Module):
     weight: anx.Param[Array]
     n: anx.Hyper[int]
 
-    def __init__(self, n: int) -> None:
-        self.weight = jnp.ones(n)
-        self.n = n
+    def __init__(self, weight: Array) -> None:
+        self.weight = weight
+        self.n = weight.size
 
 
-assert_type(OwnInit(3), OwnInit)
-OwnInit(x, 3)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+def an_init_of_ones_own_counts(x: Array) -> None:
+    assert_type(OwnInit(x), OwnInit)
+    OwnInit(x, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-class Child(Linear):
-    """Inherited fields come first."""
-
-    extra: anx.Buffer[Array]
-
-
-Child(x, None, 3, x)
-Child(x, None, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-
-
-class Misspelt(anx.Module):
-    weight: anx.Param[Array] = anx.field(tag=["a"], tags=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+class WrongOptions(anx.Module):
+    no_decay: anx.Param[Array] = anx.field(tags=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    persists: anx.Param[Array] = anx.field(persistent="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

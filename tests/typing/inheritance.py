@@ -1,12 +1,11 @@
 """Overriding fields, and abstract ones, as type checkers see it."""
 
-from typing import ClassVar
+from typing import ClassVar, assert_type
+
+import equinox as eqx
+from jaxtyping import Array, Float
 
 import annotax as anx
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-from typing_extensions import assert_type
 
 
 class Base(anx.Module):
@@ -60,8 +59,9 @@ def fields(narrower: Narrower, concrete: Concrete, first: EquinoxFirst) -> None:
     assert_type(Concrete.limit, int)
     assert_type(first.scale, Array)
     assert_type(first.inference, bool)
-    print(first.scales)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    first.scales  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
-Concrete(jnp.ones(3))
-Concrete(jnp.ones(3), 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+def construction(x: Array) -> None:
+    Concrete(x)
+    Concrete(x, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

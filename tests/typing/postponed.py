@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_type
 
 import annotax as anx
-from typing_extensions import assert_type
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

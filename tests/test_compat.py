@@ -1,0 +1,201 @@
+"""What annotax takes from others without their promise: fails when one of them moves."""
+
+import ast
+import dataclasses
+import inspect
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+from jaxtyping import Array, Float, PyTree
+
+import annotax
+from annotax import _compat
+
+SOURCE = pathlib.Path(annotax.__file__).parent
+
+
+def test_concrete_arrays_have_one_class():
+    assert (
+        type(jnp.ones(1))
+        is type(jax.random.split(jax.random.PRNGKey(0))[0])
+        is _compat.ArrayImpl
+    )
+    assert _compat.ArrayImpl is not jax.Array
+    jax.jit(lambda x: None if type(x) is not _compat.ArrayImpl else 1 / 0)(1.0)
+
+
+def test_the_metaclass_of_equinox():
+    assert isinstance(eqx.Module, _compat.EquinoxMeta)
+    assert issubclass(type(annotax.Module), _compat.EquinoxMeta)
+
+
+def test_treedefs_tell_node_types_and_static_data():
+    class Model(eqx.Module):
+        x: int
+        y: int = eqx.field(static=True)
+
+    treedef = jax.tree.structure(Model(1, 2))
+    kind, data = _compat.node_data(treedef)
+    assert kind is Model
+    assert 2 in data
+    assert _compat.node_data(treedef.children()[0]) is None
+    assert _compat.node_data(jax.tree.structure({"a": 1})) == (dict, ["a"])
+
+
+def test_children_are_one_level_down():
+    assert [child for _, child in _compat.children([1, [2, 3], None])] == [1, [2, 3], None]
+    assert _compat.children(1) == []
+    assert _compat.children(()) == []
+
+
+def test_jaxtyping_hints():
+    hint = Float[Array, "n m"]
+    assert _compat.is_array_hint(hint)
+    assert hint.dim_str == "n m"
+    assert not _compat.is_array_hint(Array)
+    assert _compat.is_array_dtype(Float)
+    assert not _compat.is_array_dtype(hint)
+    assert _compat.pytree_leaf_hint(PyTree[int]) is int
+    assert _compat.pytree_leaf_hint(PyTree) is None
+    assert issubclass(hint, jaxtyping.AbstractArray)
+
+
+def test_own_annotations_are_those_of_the_class_alone():
+    class Base(eqx.Module):
+        a: int
+
+    class Sub(Base):
+        b: int
+
+    class Bare(Base):
+        pass
+
+    assert _compat.own_annotations(Sub) == {"b": int}
+    assert _compat.own_annotations(Bare) == {}
+
+
+def test_equinox_calls_converters_before_it_looks_at_static_fields():
+    def convert(value):
+        raise KeyError("first")
+
+    class Model(eqx.Module):
+        x: int = eqx.field(static=True, converter=convert)
+
+    with pytest.raises(KeyError, match="first"):
+        Model(jnp.ones(1))
+
+
+def test_init_subclass_runs_before_equinox_makes_the_dataclass():
+    class Base(eqx.Module):
+        def __init_subclass__(cls, **kwargs):
+            cls.x = eqx.field(static=True)
+
+    class Sub(Base):
+        x: int
+
+    assert dataclasses.fields(Sub)[0].metadata["static"]
+
+
+def test_a_checked_instance_has_nothing_extra():
+    class Ours(annotax.Module):
+        x: annotax.Buffer[Array]
+        y: annotax.Hyper[int]
+
+    assert vars(Ours(1.0, 2)) == {"x": 1.0, "y": 2}
+    assert {n for n in dir(annotax.Module) if not n.startswith("_")} == {
+        n for n in dir(eqx.Module) if not n.startswith("_")
+    }
+
+
+# --- the house -----------------------------------------------------------------------
+
+LAYERS = [
+    {"_errors", "_compat"},
+    {"_role", "_path"},
+    {"_hint", "_buffer", "_hyper"},
+    {"_field", "_scope", "_leaves"},
+    {"_registry"},
+    {"_specs"},
+    {"_layout", "_register", "_resolve"},
+    {"_records"},
+    {"_select"},
+    {"_split"},
+    {"_grad", "_change"},
+    {"_module"},
+    {"__init__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from (
+                [node.module] if node.module else [alias.name for alias in node.names]
+            )
+
+
+def test_imports_go_strictly_downward():
+    files = {path.stem: path for path in SOURCE.glob("*.py")}
+    assert set(files) == set(LEVEL)
+    upward = [
+        (name, imported)
+        for name, path in files.items()
+        for imported in imports(path)
+        if LEVEL[imported] >= LEVEL[name]
+    ]
+    assert upward == []
+
+
+def test_only_compat_touches_private_parts():
+    for path in SOURCE.glob("*.py"):
+        text = path.read_text()
+        for word in (
+            "jax._src",
+            "equinox._",
+            "eqx._",
+            "jaxtyping._",
+            "beartype._",
+            "optax._",
+        ):
+            assert word not in text or path.stem == "_compat", (path.name, word)
+
+
+def test_files_and_functions_stay_small():
+    for path in SOURCE.glob("*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 400, path.name
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if body:
+                    assert body[-1].end_lineno - body[0].lineno < 60, (path.name, node.name)
+
+
+def test_importing_annotax_imports_no_extra_and_no_beartype():
+    code = """
+        import sys, annotax
+        unwanted = "rich treescope safetensors orbax sklearn matplotlib beartype flax"
+        print([name for name in unwanted.split() if name in sys.modules])
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    assert (
+        subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )
+
+
+def test_every_public_name_is_documented():
+    for name in annotax.__all__:
+        thing = getattr(annotax, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert thing.__doc__, name
+            if inspect.isfunction(thing):
+                assert ">>>" in thing.__doc__, name

@@ -1,0 +1,200 @@
+"""The layout: one traversal, cached, the same as JAX's order, never stale."""
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+import annotax as anx
+from annotax import _layout
+from annotax._errors import StructureError
+
+
+class Part(anx.Module):
+    w: anx.Param[Array]
+    rate: anx.Hyper[Any]
+    flag: bool = eqx.field(static=True, default=False)
+
+
+class Whole(anx.Module):
+    parts: list[Part]
+    rest: dict[str, Array]
+    name: anx.Hyper[str] = "whole"
+
+
+def whole(rate=0.5, n=3):
+    return Whole(
+        [Part(jnp.ones(2), rate) for _ in range(n)], {"b": jnp.ones(1), "a": jnp.ones(1)}
+    )
+
+
+@pytest.fixture
+def traversals(monkeypatch):
+    """Counts how often a tree is really visited, from an empty cache."""
+    calls = []
+    traverse = _layout._traverse
+
+    def counted(tree, treedef):
+        calls.append(treedef)
+        return traverse(tree, treedef)
+
+    monkeypatch.setattr(_layout, "_traverse", counted)
+    monkeypatch.setattr(_layout, "_cache", _layout._LayoutCache())
+    return calls
+
+
+def test_static_fields_are_listed_with_path_spec_and_owner():
+    layout = _layout.view(whole(n=1)).layout
+    listed = [(s.path, s.spec.name, s.owner.__name__) for s in layout.statics]
+    assert listed == [
+        ("parts.0.rate", "rate", "Part"),
+        ("parts.0.flag", "flag", "Part"),
+        ("name", "name", "Whole"),
+    ]
+    assert [s.spec.role for s in layout.statics] == [anx.Hyper, None, anx.Hyper]
+
+
+def test_an_entry_knows_the_fields_on_the_way():
+    entry = _layout.view(whole(n=1)).layout.entries[0]
+    assert [spec.name for spec in entry.fields] == ["parts", "w"]
+    assert entry.spec.declared_by is Part
+
+
+def test_one_traversal_per_structure(traversals):
+    for _ in range(3):
+        anx.trainable_filter(whole())
+        anx.params(whole())
+        anx.records(whole())
+    assert len(traversals) == 1
+    anx.params(whole(n=4))
+    assert len(traversals) == 2
+
+
+def test_structures_that_differ_in_hypers_share_a_layout(traversals):
+    models = [whole(rate=i / 1000) for i in range(200)]
+    layouts = {id(_layout.view(model).layout) for _ in range(2) for model in models}
+    assert (len(layouts), len(traversals)) == (1, 1)
+
+
+def test_what_differs_in_more_than_hypers_does_not(traversals):
+    def paths(*trees):
+        return [tuple(r.path for r in anx.records(tree)) for tree in trees]
+
+    # These collide in the hash of the treedef, which ignores keys and static data.
+    found = paths({"a": 1.0, "b": 2.0}, {"a": 1.0, "c": 2.0}, {"a": 1.0, "b": 3.0})
+    assert found == [("a", "b"), ("a", "c"), ("a", "b")]
+    inner = [{"x": [Part(jnp.ones(1), i), {key: 1.0}]} for i, key in enumerate("pqp")]
+    assert [p[1] for p in paths(*inner)] == ["x.1.p", "x.1.q", "x.1.p"]
+    assert len(traversals) == 4
+
+
+def test_the_cache_is_bounded(traversals):
+    cache = _layout._cache
+    for n in range(_layout._CACHED_HASHES + 20):
+        anx.records([1.0] * n)
+    assert len(cache._buckets) == _layout._CACHED_HASHES
+    for i in range(50):
+        anx.records(whole(rate=i))
+    assert max(map(len, cache._buckets.values())) == _layout._CACHED_PER_HASH
+
+
+def test_the_most_recent_structure_comes_first(traversals):
+    a, b = whole(rate=1), whole(rate=2)
+    for model in (a, b, a):
+        treedef = jax.tree.structure(model)
+        anx.records(model)
+        assert _layout._cache._buckets[hash(treedef)][0][0] == treedef
+
+
+def test_registration_is_seen_by_the_next_call():
+    class Foreign(eqx.Module):
+        x: Array
+
+    model = whole(), Foreign(jnp.ones(1))
+    assert anx.trainable_filter.paths(model)[-1] == "1.x"
+    anx.register(Foreign, x=anx.Buffer)
+    assert anx.trainable_filter.paths(model)[-1] == "0.rest.b"
+
+
+def test_no_array_and_no_instance_is_kept():
+    model = whole(rate="unique to this test")
+    array = weakref.ref(model.parts[0].w)
+    instance = weakref.ref(model)
+    anx.params(model)
+    anx.split(model, anx.trainable_filter)
+    anx.trainable_filter(model)
+    del model
+    gc.collect()
+    assert array() is None
+    assert instance() is None
+
+
+def test_subclasses_of_containers_and_none():
+    import collections
+
+    Point = collections.namedtuple("Point", "x y")
+    tree = [
+        Point(1.0, None),
+        collections.OrderedDict(b=1.0, a=2.0),
+        collections.defaultdict(list, d=1.0, c=2.0),
+        (),
+        None,
+        {2: 1.0, 1: {"x y": 2.0}},
+    ]
+    assert [r.path for r in anx.records(tree)] == [
+        "0.x",
+        "1.b",
+        "1.a",
+        "2.c",
+        "2.d",
+        "5[1]['x y']",
+        "5[2]",
+    ]
+
+
+def test_an_unset_field_with_a_class_default_is_no_leaf():
+    class Model(anx.Module):
+        a: anx.Param[Any] = 1.0
+        b: anx.Param[Any] = 2.0
+
+        def __init__(self):
+            self.b = jnp.ones(1)
+
+    model = Model()
+    assert [r.path for r in anx.records(model)] == ["b"]
+    assert eqx.tree_equal(anx.update(model, anx.params(model)), model)
+
+
+def test_a_module_with_its_own_registration_is_refused():
+    class Odd(eqx.Module):
+        x: Any
+
+    model = Odd([1.0])
+    treedef = jax.tree.structure([1.0, 2.0])
+    with pytest.raises(
+        StructureError, match=r"Odd: the fields of its classes do not account"
+    ):
+        _layout._traverse(model, treedef)
+
+
+def test_threads_get_the_same_answers():
+    expected = anx.trainable_filter.paths(whole())
+    wrong = []
+
+    def work(seed):
+        for i in range(50):
+            if anx.trainable_filter.paths(whole(rate=seed * i)) != expected:
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
