@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test lint types bench docs clean
+.PHONY: help demo test lint types bench docs lowest clean
 
 help:
 	@echo "make demo   train on real data and draw a picture (docs/examples/digits.py)"
@@ -13,6 +13,7 @@ help:
 	@echo "make types  pyright (strict) on src, pyright and mypy on tests/typing"
 	@echo "make bench  benchmarks against hand-written twins"
 	@echo "make docs   the documentation, into site/"
+	@echo "make lowest all tests, with the lowest versions that pyproject.toml allows"
 
 # One stamp for each extra: installed again only when pyproject.toml changes.
 $(VENV)/.made:
@@ -43,7 +44,20 @@ bench: $(VENV)/.extra-bench
 	$(BIN)/python -m pytest benchmarks -q -p no:xdist --benchmark-only --benchmark-disable-gc
 
 docs: $(VENV)/.extra-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The lower bounds as pins: every ">=" of the run-time dependencies read as "==".
+LOWEST = import tomllib; \
+  print(*(d.replace(">=", "==") for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))
+
+.venv-lowest/.made: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[test,demo]" $$($(PYTHON) -c '$(LOWEST)')
+	@touch $@
+
+lowest: .venv-lowest/.made
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS)
 
 clean:
-	rm -rf $(VENV) site out .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-lowest site out .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist

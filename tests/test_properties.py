@@ -1,8 +1,11 @@
 """What holds for every model: random trees of random classes against the contract."""
 
+import dataclasses
 import pickle
+import typing
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, Optional, TypeVar, Union
 
 import equinox as eqx
 import jax
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
-from jaxtyping import Array, Float
 from jax.tree_util import DictKey, tree_flatten, tree_flatten_with_path, tree_leaves
+from jaxtyping import Array, Float
+from typing_extensions import TypeAliasType
 
 import annotax as anx
 from annotax import Buffer, Hyper, Param, Role
@@ -30,7 +34,6 @@ from strategies import (
     foreign_class,
     models,
 )
-from typing_extensions import TypeAliasType
 
 SELECTIONS = choices(*ON_MODELS_ONLY)
 PORTABLE = choices()  # legal on `Leaves` too

@@ -1,7 +1,7 @@
 """Handwritten digits: a convolutional network whose fields say what they are.
 
-`make demo` trains it on four fifths of the 1,797 scans that come with scikit-learn,
-tests it on the rest, and draws `out/digits.png`.
+`make demo` trains it on four fifths of scikit-learn's 1,797 scans, tests it on the rest
+and draws `out/digits.png`.
 """
 
 from pathlib import Path
@@ -43,10 +43,8 @@ class Conv(anx.Module):  # with batch normalisation and a ReLU
         self.stride = stride
 
     def __call__(self, x, inference):
-        strides, dims = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
-        x = lax.conv_general_dilated(
-            x, self.weight, strides, "SAME", dimension_numbers=dims
-        )
+        by, dims = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(x, self.weight, by, "SAME", dimension_numbers=dims)
         mean, var = self.mean, self.var
         if not inference:
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -115,9 +113,8 @@ opt_state = tx.init(anx.params(model))
 losses = []
 for key in track(random.split(random.key(1), steps), "training"):
     model, opt_state, loss = train_step(model, opt_state, images, labels, key)
-    losses.append(loss)
-logits, _ = anx.replace(model, inference=True)(test_images)
-guesses = logits.argmax(-1)
+    losses.append(float(loss))
+guesses = anx.replace(model, inference=True)(test_images)[0].argmax(-1)
 hits = guesses == test_labels
 
 table = Table("role", "leaves", "elements", "trained", title="what annotax knows")
@@ -135,11 +132,10 @@ print(f"test accuracy: {hits.mean():.1%}, {hits.sum()} of {hits.size} scans")
 figure = Figure(figsize=(12, 5.4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[2, 3])
 curve = left.subplots()
-smooth = jnp.convolve(jnp.stack(losses), jnp.ones(50) / 50, "valid")
+smooth = jnp.convolve(jnp.array(losses), jnp.ones(50) / 50, "valid")
 curve.semilogy(losses, color="0.85", lw=0.8)
 curve.semilogy(range(49, steps), smooth, lw=2)
 curve.set(xlabel="step", ylabel="loss", title="training loss, and its mean over 50 steps")
-curve.spines[["top", "right"]].set_visible(False)
 right.suptitle(f"guesses on {hits.size} test scans, the {(~hits).sum()} wrong ones first")
 for axes, i in zip(right.subplots(6, 8).flat, hits.argsort(), strict=False):
     axes.imshow(test_images[i], cmap="gray_r")

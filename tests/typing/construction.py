@@ -65,15 +65,16 @@ def field_alone_is_no_default(x: Array) -> None:
     NoDefault(x)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-class KeywordOnly(anx.Module, kw_only=True):
+class KeywordOnly(anx.Module):
     weight: anx.Param[Array]
+    _: dataclasses.KW_ONLY
     rate: anx.Hyper[float] = 0.1
     n: anx.Hyper[int]
 
 
-def a_class_may_be_keyword_only(x: Array) -> None:
-    KeywordOnly(weight=x, n=1)
-    KeywordOnly(x, n=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+def fields_after_the_sentinel_are_keyword_only(x: Array) -> None:
+    KeywordOnly(x, n=1)
+    KeywordOnly(x, 0.1, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 class OwnInit(anx.Module):
