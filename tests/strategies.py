@@ -29,7 +29,13 @@ Lora = Annotated[T, Role("lora", parent=Param)]
 Adapter = Annotated[T, Role("adapter", parent=Lora)]
 Stat = Annotated[T, Role("batch_stat", parent=Buffer)]
 
-ARRAY_ROLES = {"Param": Param, "Buffer": Buffer, "Lora": Lora, "Adapter": Adapter, "Stat": Stat}
+ARRAY_ROLES = {
+    "Param": Param,
+    "Buffer": Buffer,
+    "Lora": Lora,
+    "Adapter": Adapter,
+    "Stat": Stat,
+}
 """The roles that a leaf can have, by the name of their alias."""
 
 PARAM, BUFFER = Role.of(Param), Role.of(Buffer)
@@ -189,10 +195,8 @@ def foreign_class(number: int) -> ClassPlan:
         if p.role is not None
     }
     anx.register(cls, **options)
-    return ClassPlan(
-        cls,
-        tuple(p if p.role else FieldPlan(p.name, static=p.static, ours=False) for p in plans),
-    )
+    silent = {p.name: FieldPlan(p.name, static=p.static, ours=False) for p in plans}
+    return ClassPlan(cls, tuple(p if p.role else silent[p.name] for p in plans))
 
 
 # --- what is expected of a leaf ------------------------------------------------------
@@ -335,7 +339,10 @@ FLOATS = [Leaf("inexact", partial(_array, shape, "float32")) for shape in _SHAPE
 
 ARRAYS = [
     *FLOATS,
-    *(Leaf("inexact", partial(_array, (3,), dtype)) for dtype in ("float16", "bfloat16", "complex64")),
+    *(
+        Leaf("inexact", partial(_array, (3,), dtype))
+        for dtype in ("float16", "bfloat16", "complex64")
+    ),
     *(Leaf("array", partial(_array, (3,), dtype)) for dtype in ("int32", "uint8", "bool")),
     Leaf("array", partial(_array, (0,), "int32")),
     Leaf("array", _key),
@@ -345,12 +352,12 @@ ARRAYS = [
 ]
 OPAQUE = [Leaf("opaque", partial(lambda value, _: value, value)) for value in _OPAQUE]
 
-_ODD_KEYS = (
+ODD_KEYS = (
     "a", "b", "a.b", "a[0]", "[", "]", "['a']", "'", '"', "it's", "\"'", "\\", "\\'", "\\]",
     "", " ", ".", "..", "0", "1", "*", "**", "a*", "#2", "é", "größe", "日本", "\n", "\0",
     "\ud800", "class", "a b", "w.", ".w", "-", "\u2028",
 )  # fmt: skip
-_WORDS = st.sampled_from(_ODD_KEYS) | st.text(max_size=4)
+_WORDS = st.sampled_from(ODD_KEYS) | st.text(max_size=4)
 _KEYS = (
     _WORDS,
     st.integers(-2, 12),
@@ -490,9 +497,9 @@ def grow(plan: Any, statics: Callable[[Any], Any] = lambda value: value) -> Mode
 
 
 def models(leaves: list[Leaf] | None = None) -> st.SearchStrategy[Model]:
-    """Models with any leaves, or only with the given ones."""
+    """Models with any leaves, or only with the given ones; never a leaf alone."""
     inner = plans(ARRAYS + OPAQUE if leaves is None else leaves)
-    return st.one_of(_nested(inner), _nested(_nested(inner)), inner).map(grow)
+    return st.one_of(_nested(inner), _nested(_nested(inner))).map(grow)
 
 
 # --- selections ----------------------------------------------------------------------
@@ -536,7 +543,7 @@ def joined(steps: tuple[str, ...]) -> str:
 
 
 def fits(pattern: tuple[str, ...], steps: tuple[str, ...]) -> bool:
-    """Whether steps fit a pattern that is split into steps, by the words of the contract."""
+    """Whether steps fit a pattern cut into steps, by the words of the contract."""
     if not pattern:
         return not steps
     if pattern[0] == "**":
@@ -593,4 +600,3 @@ def choices(*more: Choice) -> st.SearchStrategy[Choice]:
         ),
         max_leaves=4,
     )
-

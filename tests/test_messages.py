@@ -223,7 +223,14 @@ def test_field_options():
           fix:      tags=('no_decay',)
         """
     )
-    assert "field(axes=...)" in message(anx.AnnotationError, lambda: anx.field(axes=[1]))
+    assert "found:    a list of str, int" in message(
+        anx.AnnotationError, lambda: anx.field(axes=["n", 1])
+    )
+    assert "found:    a int" in message(anx.AnnotationError, lambda: anx.field(tags=1))
+    assert "found:    a tuple of NoneType" in message(
+        anx.AnnotationError, lambda: anx.field(tags=(None,))
+    )
+    assert anx.field(axes=(None, "n")) is not None
     assert "this is not a role" in message(
         anx.AnnotationError, lambda: anx.field(role=Array)
     )

@@ -210,6 +210,17 @@ def test_what_is_no_selection():
         anx.leaves(net(), Net)
 
 
+def test_a_selection_that_was_not_called_on_the_model_is_refused():
+    """Equinox would call it on every leaf and take the answers for a filter."""
+    for function in (eqx.partition, eqx.filter):
+        with pytest.raises(
+            anx.SelectionError, match="asked about a leaf on its own"
+        ) as caught:
+            function(net(), anx.trainable_filter)
+    assert "call the selection on the model" in str(caught.value)
+    assert anx.trainable_filter(None) is None
+
+
 def test_labels():
     params = anx.params(net())
     labelled = anx.labels({"lora": anx.by_role(LoRA)}, default="body")(params)
@@ -316,7 +327,7 @@ def test_dictionary_keys_with_one_repr_still_have_two_paths():
             return "Key"
 
     paths = [r.path for r in anx.records({Key(1): 1.0, Key(2): 2.0, Key(3): 3.0})]
-    assert paths == ["[Key]", "[Key]#2", "[Key]#3"]
+    assert paths == ["[Key]", "[Key#2]", "[Key#3]"]
 
 
 def test_arrays_in_static_fields_of_others_do_not_break_the_cache():

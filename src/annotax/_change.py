@@ -14,8 +14,7 @@ _Module = TypeVar("_Module", bound=eqx.Module)
 def replace(module: _Module, /, **fields: Any) -> _Module:
     """A copy of a module with some fields changed, Hypers included.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx
         >>> class Dropout(anx.Module):
         ...     rate: anx.Hyper[float]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 
@@ -71,8 +71,7 @@ def field(
 ) -> Any:
     """Options of a field; takes all that `equinox.field` takes.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx
         >>> from jaxtyping import Array, Float
         >>> class Scale(anx.Module):
@@ -111,24 +110,26 @@ def field(
     return eqx.field(converter=converter, static=static, metadata=marked, **kwargs)
 
 
-def _strings(option: str, values: Iterable[Any], *, none: bool = False) -> tuple[Any, ...]:
+def _strings(option: str, values: Any, *, none: bool = False) -> tuple[Any, ...]:
     """The values as a tuple; a lone string would silently become its letters."""
-    listed = values if isinstance(values, str) else tuple(values)
-    if isinstance(listed, str) or not all(
-        isinstance(value, str) or (none and value is None) for value in listed
-    ):
-        raise AnnotationError(
-            explain_error(
-                f"field({option}=...)",
-                "not a sequence of strings",
-                expected=f'{option}=("first", "second")',
-                found=repr(listed)
-                if isinstance(listed, str)
-                else f"a {type(values).__name__}",
-                fix=f"{option}=({values!r},)" if isinstance(values, str) else None,
-            )
+    listed: tuple[Any, ...] = ()
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        listed = tuple(cast(Iterable[Any], values))
+        if all(isinstance(value, str) or (none and value is None) for value in listed):
+            return listed
+    kinds = [type(value).__name__ for value in listed]
+    raise AnnotationError(
+        explain_error(
+            f"field({option}=...)",
+            "not a sequence of strings",
+            expected=f'{option}=("first", "second")',
+            found=repr(values)
+            if isinstance(values, str)
+            else f"a {type(values).__name__}"
+            + (f" of {', '.join(kinds)}" if kinds else ""),
+            fix=f"{option}=({values!r},)" if isinstance(values, str) else None,
         )
-    return listed
+    )
 
 
 def options_of(value: object) -> FieldOptions:

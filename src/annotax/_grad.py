@@ -23,8 +23,7 @@ def value_and_grad(
 ) -> Callable[..., tuple[Any, Any]]:
     """The value of a loss and its gradient with respect to a model's selected leaves.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, jax.numpy as jnp
         >>> from jaxtyping import Array, Float
         >>> class Scale(anx.Module):
@@ -48,9 +47,9 @@ def value_and_grad(
     - `argnums`: which explicit positional argument is the model, or several of them.
       For a bound method `self` is not counted.
 
-    **Returns:** a function like `fun` that returns `(value, grads)`: `grads` are `Leaves`
-    with the same paths as `leaves(model, wrt)`, or a tuple of them if `argnums` is a
-    sequence.
+    **Returns:** a function like `fun` that returns `(value, grads)`, or
+    `((value, aux), grads)` with `has_aux=True`. `grads` are `Leaves` with the paths of
+    `leaves(model, wrt)`, or a tuple of them if `argnums` is a sequence.
 
     **Raises:** `SelectionError`, when called, if nothing is selected in one of the
     models or if one of them is not given as a positional argument.
@@ -94,9 +93,10 @@ def grad(
 ) -> Callable[..., Any]:
     """The gradient of a loss with respect to a model's selected leaves, as `Leaves`.
 
-    >>> import annotax as anx, jax.numpy as jnp
-    >>> anx.grad(lambda model: jnp.sum(model["w"] ** 2))({"w": jnp.ones(2)})["w"]
-    Array([2., 2.], dtype=float32)
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> anx.grad(lambda model: jnp.sum(model["w"] ** 2))({"w": jnp.ones(2)})["w"]
+        Array([2., 2.], dtype=float32)
 
     Arguments and errors as for `value_and_grad`; returns `grads`, or `(grads, aux)`
     with `has_aux=True`.

@@ -200,6 +200,8 @@ def _parts(hint: Any) -> Iterator[Any]:
 def _walk_alias(alias: Any, scope: Scope, found: _Found) -> None:
     """Walk what a PEP 695 alias stands for; its value may name what does not exist yet."""
     head = get_origin(alias) or alias
+    for argument in get_args(alias):
+        _walk(argument, scope, found)
     if any(head is entered for entered in found.aliases):
         return
     found.aliases.append(head)
@@ -210,7 +212,7 @@ def _walk_alias(alias: Any, scope: Scope, found: _Found) -> None:
         return
     arguments = dict(zip(head.__type_params__, get_args(alias), strict=False))
     free = getattr(value, "__parameters__", ())
-    if arguments and free:
+    if arguments and free:  # so that its axes are known
         value = value[tuple(arguments.get(parameter, parameter) for parameter in free)]
     _walk(value, scope, found)
 

@@ -26,7 +26,7 @@ from ._errors import StructureError, explain_error, listing
 from ._field import FieldSpec, Origin
 from ._hint import Axes
 from ._leaves import LeafKey, Leaves
-from ._path import dict_segment, join, segment
+from ._path import join, steps_of
 from ._registry import registry
 from ._role import BUFFER, PARAM, Role
 from ._specs import field_specs
@@ -196,8 +196,9 @@ class _Traversal:
             for at, child in enumerate(node):
                 self.visit(child, join(path, str(at)), way)
         elif cls is dict:
-            for key in sorted(node):
-                self.visit(node[key], join(path, dict_segment(key)), way)
+            keys = sorted(node)
+            for key, step in zip(keys, steps_of(keys), strict=True):
+                self.visit(node[key], join(path, step), way)
         elif cls is Leaves:
             self._leaves(node, path, way)
         else:
@@ -252,8 +253,9 @@ class _Traversal:
             self._leaf(path, way)
             return
         specs = _registered_specs(type(node))
-        for key, child in pairs:
-            step = segment(key)
+        for (_, child), step in zip(
+            pairs, steps_of([key for key, _ in pairs]), strict=True
+        ):
             spec = specs.get(step)
             further = way if spec is None else way.into(spec, type(node))
             self.visit(child, join(path, step), further)
@@ -280,21 +282,7 @@ def _traverse(tree: Any, treedef: Any) -> Layout:
                 fix="a module class registered as a PyTree in its own way is not supported",
             )
         )
-    return Layout(_with_distinct_paths(entries), tuple(traversal.statics))
-
-
-def _with_distinct_paths(entries: list[Entry]) -> tuple[Entry, ...]:
-    """Number those paths that are not unique: keys may differ and have the same repr."""
-    taken: set[str] = set()
-    for at, entry in enumerate(entries):
-        path, count = entry.path, 1
-        while path in taken:
-            count += 1
-            path = f"{entry.path}#{count}"
-        if path != entry.path:
-            entries[at] = entry._replace(path=path)
-        taken.add(path)
-    return tuple(entries)
+    return Layout(tuple(entries), tuple(traversal.statics))
 
 
 # --- the cache -----------------------------------------------------------------------

@@ -68,8 +68,7 @@ class LeafKeys:
 class Leaves(Mapping[str, Any]):
     """Leaves of a model by path: a mapping, and one PyTree node.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, jax.numpy as jnp
         >>> from jaxtyping import Array, Float
         >>> class Scale(anx.Module):

@@ -39,8 +39,7 @@ class Meta(EquinoxMeta):
 class Module(eqx.Module, metaclass=Meta):
     """The base class of annotated models: an `equinox.Module` that reads its roles.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx
         >>> import jax, jax.numpy as jnp
         >>> from jaxtyping import Array, Float

@@ -5,9 +5,9 @@ key that is a plain identifier stands bare; any other stands as its repr in brac
 attached to what comes before (`table['a.b'].w`).
 """
 
+import functools
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
@@ -17,23 +17,38 @@ from ._errors import SelectionError, explain_error
 _SEPARATOR = "\0"  # stands in no segment: repr escapes it, attributes cannot hold it
 
 
+def steps_of(keys: Sequence[Any]) -> list[str]:
+    """The steps from one node to its children, no two of them the same.
+
+    Keys that differ may have the same repr: the later ones are numbered (`[Key#2]`).
+    """
+    steps = [segment(key) for key in keys]
+    if len(set(steps)) == len(steps):
+        return steps
+    taken: set[str] = set()
+    for at, step in enumerate(steps):
+        body, end = (step[:-1], "]") if step.endswith("]") else (step, "")
+        count = 1
+        while steps[at] in taken:
+            count += 1
+            steps[at] = f"{body}#{count}{end}"
+        taken.add(steps[at])
+    return steps
+
+
 def segment(key: Any) -> str:
     """One step of a key path, as JAX names it, in the text of a path."""
-    if isinstance(key, GetAttrKey):
-        return key.name
     if isinstance(key, SequenceKey):
         return str(key.idx)
     if isinstance(key, FlattenedIndexKey):
         return str(key.key)
-    name = key.key if isinstance(key, DictKey) else key
-    return dict_segment(name)
-
-
-def dict_segment(key: object) -> str:
-    """A dictionary key in the text of a path."""
-    if isinstance(key, str) and key.isidentifier():
-        return key
-    return f"[{key!r}]"
+    name = key.name if isinstance(key, GetAttrKey) else key
+    name = name.key if isinstance(name, DictKey) else name
+    if isinstance(name, str) and name.isidentifier():
+        return name
+    text = f"[{name!r}]"
+    # A repr that does not close its own brackets and quotes would run into what follows.
+    return text if _bracket_end(text, 0) == len(text) else f"[{repr(name)!r}]"
 
 
 def join(prefix: str, step: str) -> str:
@@ -43,14 +58,15 @@ def join(prefix: str, step: str) -> str:
     return f"{prefix}{step}" if step.startswith("[") else f"{prefix}.{step}"
 
 
-@lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=65536)
 def segments(path: str) -> tuple[str, ...]:
     """The steps of a path: `segments("a.0['x.y'].w")` is `("a", "0", "['x.y']", "w")`."""
     steps: list[str] = []
     start = 0
     while start < len(path):
         if path[start] == "[":
-            end = _bracket_end(path, start)
+            closed = _bracket_end(path, start)
+            end = closed if closed > 0 else len(path)
         else:
             stops = [at for at in (path.find(".", start), path.find("[", start)) if at >= 0]
             end = min(stops, default=len(path))
@@ -60,7 +76,10 @@ def segments(path: str) -> tuple[str, ...]:
 
 
 def _bracket_end(path: str, start: int) -> int:
-    """The index behind the bracket that opens at `start`; quotes may hold brackets."""
+    """The index behind the bracket that opens at `start`, or -1 if it stays open.
+
+    Quotes may hold brackets.
+    """
     depth, quote, at = 0, "", start
     while at < len(path):
         char = path[at]
@@ -76,23 +95,22 @@ def _bracket_end(path: str, start: int) -> int:
             if depth == 0:
                 return at + 1
         at += 1
-    return len(path)
+    return -1
 
 
-@lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A pattern as a regular expression over steps; match with `matches`.
 
     `*` is one step or, within a step, any characters; `**` is any number of steps,
     none included.
 
-    **Raises:** `SelectionError` for an empty step, an open bracket, or `**` that is
-    only part of a step.
+    **Raises:** `SelectionError` for an empty pattern or step, an open bracket, or `**`
+    that is only part of a step.
     """
     parts = segments(pattern)
-    open_bracket = any(part[0] == "[" and part[-1] != "]" for part in parts if part)
-    crowded = any("**" in part and part != "**" for part in parts if part[:1] != "[")
-    if not parts or "" in parts or pattern.endswith(".") or open_bracket or crowded:
+    joined = functools.reduce(join, parts, "")
+    if not parts or joined != pattern or not all(map(_is_step, parts)):
         raise SelectionError(
             explain_error(
                 f"by_path({pattern!r})",
@@ -110,6 +128,13 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
             inner = f"[^{_SEPARATOR}]*".join(re.escape(piece) for piece in part.split("*"))
             text += inner + _SEPARATOR
     return re.compile(text)
+
+
+def _is_step(part: str) -> bool:
+    """Whether a part of a pattern is one step: a whole bracket, or none and `**` alone."""
+    if part.startswith("["):
+        return _bracket_end(part, 0) == len(part)
+    return part == "**" or not ("**" in part or "]" in part or part == "")
 
 
 def matches(pattern: re.Pattern[str], path: str) -> bool:

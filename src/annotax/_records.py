@@ -103,8 +103,7 @@ def view_records(seen: View) -> tuple[Record, ...]:
 def records(model: Any) -> tuple[Record, ...]:
     """One record a leaf, in the order in which JAX flattens the model.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, jax.numpy as jnp
         >>> from jaxtyping import Array, Float
         >>> class Scale(anx.Module):

@@ -15,8 +15,7 @@ _Class = TypeVar("_Class", bound=type)
 def register(cls: _Class, /, **fields: Any) -> _Class:
     """Say what the fields of somebody else's class are.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, equinox as eqx, jax
         >>> class Embedding(eqx.Module):
         ...     table: jax.Array

@@ -15,8 +15,7 @@ T = TypeVar("T")
 class Role:
     """What a field is for: trained, constant, static, or a kind of one of these.
 
-    !!! example
-
+    Examples:
         >>> from typing import Annotated, TypeVar
         >>> import annotax as anx
         >>> T = TypeVar("T")
@@ -72,9 +71,10 @@ class Role:
     def of(role: Any) -> "Role":
         """The role that an alias such as `Param` stands for; a role is its own.
 
-        >>> import annotax as anx
-        >>> anx.Role.of(anx.Param)
-        Role(param)
+        Examples:
+            >>> import annotax as anx
+            >>> anx.Role.of(anx.Param)
+            Role(param)
 
         **Raises:** `AnnotationError` if `role` is neither a role nor an alias of one.
         """

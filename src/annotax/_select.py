@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.tree_util import treedef_is_leaf
 
 from ._compat import tree_flatten
 from ._errors import SelectionError, explain_error, listing
@@ -24,8 +25,7 @@ Mask = list[bool]
 class Selection:
     """A choice of leaves: call it on a model to get a tree of booleans.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, equinox as eqx, jax.numpy as jnp
         >>> from jaxtyping import Array, Float
         >>> class Affine(anx.Module):
@@ -37,7 +37,7 @@ class Selection:
         Affine(weight=True, bias=False)
         >>> decayed.paths(model), decayed.count(model)
         (('weight',), 1)
-        >>> selected, rest = eqx.partition(model, decayed)
+        >>> selected, rest = eqx.partition(model, decayed(model))
 
     Combine with `&`, `|` and `~`. Made by `by_role`, `by_path`, `by_tag`, `by`, `at`;
     `trainable_filter` and `everything` are selections themselves.
@@ -74,8 +74,14 @@ class Selection:
         return self._mask(seen)
 
     def __call__(self, model: Any) -> Any:
-        """A tree of `model`'s own shape with a boolean at every leaf."""
+        """A tree of `model`'s own shape with a boolean at every leaf.
+
+        **Raises:** `SelectionError` for a bare leaf. Equinox calls a function that it is
+        given as a filter on each leaf, and a leaf alone knows nothing of its field.
+        """
         seen = view(model)
+        if treedef_is_leaf(seen.treedef) and seen.leaves:
+            raise SelectionError(_bare_leaf_message(self._text, model))
         return seen.treedef.unflatten(self._mask(seen))
 
     def paths(self, model: Any) -> tuple[str, ...]:
@@ -120,6 +126,16 @@ class Selection:
 
     def __repr__(self) -> str:
         return self._text
+
+
+def _bare_leaf_message(text: str, leaf: Any) -> str:
+    return explain_error(
+        text,
+        "asked about a leaf on its own, which has no path and no role",
+        expected="a model, Leaves, or another tree",
+        found=f"a {type(leaf).__name__}",
+        fix=f"call the selection on the model: eqx.partition(model, {text}(model))",
+    )
 
 
 def _combine(
@@ -178,9 +194,10 @@ everything = Selection("everything", lambda seen: [True] * len(seen.leaves))
 def by_role(role: Any) -> Selection:
     """The leaves of a role or of one derived from it.
 
-    >>> import annotax as anx
-    >>> anx.by_role(anx.Param) & ~anx.by_role(anx.Buffer)
-    (by_role(param) & ~by_role(buffer))
+    Examples:
+        >>> import annotax as anx
+        >>> anx.by_role(anx.Param) & ~anx.by_role(anx.Buffer)
+        (by_role(param) & ~by_role(buffer))
 
     **Raises:** `AnnotationError` if `role` is neither a role nor an alias of one.
     """
@@ -196,9 +213,10 @@ def by_role(role: Any) -> Selection:
 def by_path(pattern: str) -> Selection:
     """The leaves whose path fits a pattern.
 
-    >>> import annotax as anx
-    >>> anx.by_path("encoder.**.w*").paths({"encoder": [{"w1": 1.0}], "w1": 2.0})
-    ('encoder.0.w1',)
+    Examples:
+        >>> import annotax as anx
+        >>> anx.by_path("encoder.**.w*").paths({"encoder": [{"w1": 1.0}], "w1": 2.0})
+        ('encoder.0.w1',)
 
     `*` is one step of a path or, within a step, any characters; `**` is any number of
     steps, none included. A dictionary key that is no identifier is its repr in brackets.
@@ -216,8 +234,9 @@ def by_path(pattern: str) -> Selection:
 def by_tag(tag: str) -> Selection:
     """The leaves that carry a tag, from their own field or one around it.
 
-    >>> import annotax as anx, optax
-    >>> tx = optax.adamw(1e-3, mask=~anx.by_tag("no_decay"))
+    Examples:
+        >>> import annotax as anx, optax
+        >>> tx = optax.adamw(1e-3, mask=~anx.by_tag("no_decay"))
     """
 
     def mask(seen: View) -> Mask:
@@ -229,9 +248,10 @@ def by_tag(tag: str) -> Selection:
 def by(predicate: Callable[[Any], Any]) -> Selection:
     """The leaves for whose `Record` a predicate holds.
 
-    >>> import annotax as anx, jax.numpy as jnp
-    >>> anx.by(lambda record: record.ndim >= 2).paths([jnp.ones(3), jnp.ones((3, 3))])
-    ('1',)
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> anx.by(lambda record: record.ndim >= 2).paths([jnp.ones(3), jnp.ones((3, 3))])
+        ('1',)
     """
 
     def mask(seen: View) -> Mask:
@@ -252,8 +272,9 @@ class _Marker:
 def at(where: Callable[[Any], Any]) -> Selection:
     """The leaves in the nodes that a function takes from a model.
 
-    >>> import annotax as anx
-    >>> encoder = anx.at(lambda model: (model.encoder, model.head.bias))
+    Examples:
+        >>> import annotax as anx
+        >>> encoder = anx.at(lambda model: (model.encoder, model.head.bias))
 
     **Arguments:** `where` returns leaves or nodes of the model, or containers of them,
     as in `equinox.tree_at`.
@@ -350,8 +371,7 @@ class Labels:
 def labels(selections: Mapping[str, Any], default: str | None = None) -> Labels:
     """Label every leaf by the selection that matches it, for `optax.multi_transform`.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, optax
         >>> tx = optax.multi_transform(
         ...     {"head": optax.adam(1e-3), "body": optax.sgd(1e-4)},

@@ -15,11 +15,12 @@ _Model = TypeVar("_Model")
 def leaves(model: Any, selection: Any) -> Leaves:
     """The selected leaves of a model, flat and keyed by path.
 
-    >>> import annotax as anx
-    >>> anx.leaves({"a": 1.5, "b": {"c": 2.5}}, anx.by_path("b.*"))
-    Leaves(
-        'b.c': 2.5,
-    )
+    Examples:
+        >>> import annotax as anx
+        >>> anx.leaves({"a": 1.5, "b": {"c": 2.5}}, anx.by_path("b.*"))
+        Leaves(
+            'b.c': 2.5,
+        )
 
     **Arguments:** `model` is any PyTree; `selection` says which leaves.
 
@@ -32,11 +33,12 @@ def leaves(model: Any, selection: Any) -> Leaves:
 def params(model: Any) -> Leaves:
     """What is trained: `leaves(model, trainable_filter)`.
 
-    >>> import annotax as anx, jax.numpy as jnp
-    >>> anx.params([jnp.ones(3), jnp.arange(2)])
-    Leaves(
-        '0': f32[3],
-    )
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> anx.params([jnp.ones(3), jnp.arange(2)])
+        Leaves(
+            '0': f32[3],
+        )
     """
     return leaves(model, trainable_filter)
 
@@ -50,11 +52,12 @@ def _gather(seen: View, mask: Mask) -> Leaves:
 def update(model: _Model, new: Leaves) -> _Model:
     """A copy of `model` in which the leaves in `new` replace those of the same path.
 
-    >>> import annotax as anx, jax, jax.numpy as jnp
-    >>> model = {"a": jnp.zeros(2), "b": jnp.arange(2)}
-    >>> doubled = jax.tree.map(lambda p: p + 1, anx.params(model))
-    >>> anx.update(model, doubled)["a"]
-    Array([1., 1.], dtype=float32)
+    Examples:
+        >>> import annotax as anx, jax, jax.numpy as jnp
+        >>> model = {"a": jnp.zeros(2), "b": jnp.arange(2)}
+        >>> doubled = jax.tree.map(lambda p: p + 1, anx.params(model))
+        >>> anx.update(model, doubled)["a"]
+        Array([1., 1.], dtype=float32)
 
     **Raises:** `StructureError`, listing every path that does not exist in the model and
     every leaf with another shape or dtype. `model` itself never changes.
@@ -113,10 +116,14 @@ def _insist_on_leaves(function: str, *values: Any) -> None:
 
 @dataclass(frozen=True)
 class _Opaque:
-    """A leaf that is no array, compared together with its type: `1` is not `1.0`."""
+    """A leaf that is no array, compared so that what computes differently is not equal.
+
+    `1 == 1.0 == True` and `0.0 == -0.0`: type and sign are compared too.
+    """
 
     kind: type
     value: Any
+    text: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +162,7 @@ class Structure:
 def split(model: Any, *selections: Any) -> tuple[Any, ...]:
     """Take a model apart for a lean loop: its structure, and its arrays as `Leaves`.
 
-    !!! example
-
+    Examples:
         >>> import annotax as anx, jax, jax.numpy as jnp
         >>> model = [jnp.ones(3), jnp.arange(2), jnp.tanh]
         >>> structure, params, rest = anx.split(model, anx.trainable_filter)
@@ -207,15 +213,18 @@ def _hashable(leaf: object, path: str) -> _Opaque:
                 found=f"a {type(leaf).__name__}",
             )
         ) from error
-    return _Opaque(type(leaf), leaf)
+    return _Opaque(
+        type(leaf), leaf, repr(leaf) if isinstance(leaf, float | complex) else None
+    )
 
 
 def merge(structure: Structure, *parts: Leaves) -> Any:
     """Put together again what `split` took apart.
 
-    >>> import annotax as anx
-    >>> anx.merge(*anx.split({"a": 1.5, "b": "text"}, anx.everything))
-    {'a': 1.5, 'b': 'text'}
+    Examples:
+        >>> import annotax as anx
+        >>> anx.merge(*anx.split({"a": 1.5, "b": "text"}, anx.everything))
+        {'a': 1.5, 'b': 'text'}
 
     **Arguments:** `structure` and the `Leaves` in the order in which `split` gave them;
     their values may be anything.
