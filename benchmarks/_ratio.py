@@ -130,7 +130,7 @@ def duration(seconds: float) -> str:
 def table(rows: list[Row]) -> list[str]:
     """The rows as aligned text."""
     width = max(len(row.what) for row in rows)
-    lines = [f"{'what':<{width}}  {'aim':>9}  {'measured':>9}        times"]
+    lines = [f"{'what':<{width}}  {'aim':>9}  {'measured':>9}          times"]
     for row in rows:
         aim = "-"
         if row.aim is not None:
@@ -138,6 +138,6 @@ def table(rows: list[Row]) -> list[str]:
         verdict = {None: "", True: "met", False: "missed"}[row.met]
         measured = f"{row.measured:.2f} {row.unit}"
         lines.append(
-            f"{row.what:<{width}}  {aim:>9}  {measured:>9}  {verdict:<6}{row.note}"
+            f"{row.what:<{width}}  {aim:>9}  {measured:>9}  {verdict:<8}{row.note}"
         )
     return lines

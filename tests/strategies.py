@@ -27,15 +27,14 @@ T = TypeVar("T")
 
 Lora = Annotated[T, Role("lora", parent=Param)]
 Adapter = Annotated[T, Role("adapter", parent=Lora)]
+Head = Annotated[T, Role("head", parent=Param)]
 Stat = Annotated[T, Role("batch_stat", parent=Buffer)]
+Cache = Annotated[T, Role("cache", parent=Buffer)]
 
 ARRAY_ROLES = {
-    "Param": Param,
-    "Buffer": Buffer,
-    "Lora": Lora,
-    "Adapter": Adapter,
-    "Stat": Stat,
-}
+    "Param": Param, "Lora": Lora, "Adapter": Adapter, "Head": Head,
+    "Buffer": Buffer, "Stat": Stat, "Cache": Cache,
+}  # fmt: skip
 """The roles that a leaf can have, by the name of their alias."""
 
 PARAM, BUFFER = Role.of(Param), Role.of(Buffer)
@@ -238,7 +237,7 @@ class Expected:
     @property
     def stopped(self) -> bool:
         """Whether the class keeps gradients out, which registration alone does not."""
-        return any(f.ours and f.role in ("Buffer", "Stat") for f in self.fields)
+        return any(f.ours and f.role in ("Buffer", "Stat", "Cache") for f in self.fields)
 
     @property
     def ndim(self) -> int:

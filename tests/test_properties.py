@@ -132,6 +132,8 @@ def test_leaves_inside_a_module_keep_their_roles_unless_it_knows_better(
         own = e.role
         prefix = record.path.removesuffix(e.path)
         assert prefix in ("inner", "inner.")
+        assert record.tags == e.tags | {"outer"}
+        assert not record.persistent
         role = Role.of(ARRAY_ROLES[outer])
         if own is None or _prevails(role, own):
             assert record.role == role
@@ -146,19 +148,19 @@ def _prevails(outer: Role, inner: Role) -> bool:
 
 
 class _ParamHolder(anx.Module):
-    inner: Param[Any]
+    inner: Param[Any] = anx.field(tags=["outer"], persistent=False)
 
 
 class _BufferHolder(anx.Module):
-    inner: Buffer[Any]
+    inner: Buffer[Any] = anx.field(tags=["outer"], persistent=False)
 
 
 class _LoraHolder(anx.Module):
-    inner: Lora[Any]
+    inner: Lora[Any] = anx.field(tags=["outer"], persistent=False)
 
 
 class _StatHolder(anx.Module):
-    inner: Stat[Any]
+    inner: Stat[Any] = anx.field(tags=["outer"], persistent=False)
 
 
 _HOLDERS = {

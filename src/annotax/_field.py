@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import equinox as eqx
 
@@ -113,8 +113,8 @@ def field(
 def _strings(option: str, values: Any, *, none: bool = False) -> tuple[Any, ...]:
     """The values as a tuple; a lone string would silently become its letters."""
     listed: tuple[Any, ...] = ()
-    if isinstance(values, Iterable) and not isinstance(values, str):
-        listed = tuple(cast(Iterable[Any], values))
+    if not isinstance(values, str) and hasattr(values, "__iter__"):
+        listed = tuple(values)
         if all(isinstance(value, str) or (none and value is None) for value in listed):
             return listed
     kinds = [type(value).__name__ for value in listed]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.tree_util import treedef_is_leaf
 
 from ._compat import tree_flatten
 from ._errors import SelectionError, explain_error, listing
@@ -80,7 +79,7 @@ class Selection:
         given as a filter on each leaf, and a leaf alone knows nothing of its field.
         """
         seen = view(model)
-        if treedef_is_leaf(seen.treedef) and seen.leaves:
+        if seen.leaves and seen.treedef.num_nodes == 1:
             raise SelectionError(_bare_leaf_message(self._text, model))
         return seen.treedef.unflatten(self._mask(seen))
 
