@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -47,6 +48,24 @@ def test_treedefs_tell_node_types_and_static_data():
     assert 2 in data
     assert _compat.node_data(treedef.children()[0]) is None
     assert _compat.node_data(jax.tree.structure({"a": 1})) == (dict, ["a"])
+
+
+def test_the_hash_of_a_treedef_covers_the_class_of_every_node():
+    class One(eqx.Module):
+        x: Any
+        y: Any = eqx.field(static=True, default=0)
+
+    class Two(eqx.Module):
+        x: Any
+        y: Any = eqx.field(static=True, default=0)
+
+    def hashes(*trees):
+        return len({hash(jax.tree.structure(tree)) for tree in trees})
+
+    assert _compat.HASH_COVERS_NODES
+    assert hashes(One(1), Two(1), One([1]), One((1,)), One(None), One([1, 2])) == 6
+    assert hashes([One(1), Two(1)], [Two(1), One(1)]) == 2
+    assert hashes(One(1, 1), One(1, 2)) == hashes({"a": 1}, {"b": 1}) == 1
 
 
 def test_children_are_one_level_down():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import equinox as eqx
 
 from ._errors import AnnotationError, explain_error
-from ._hint import Axes
+from ._hint import Axes, Hint, hint_text
 from ._role import HYPER, Role
 
 Origin = Literal["declared", "registered", "inferred", "undeclared"]
@@ -32,6 +32,9 @@ class FieldOptions:
     persistent: bool = True
 
 
+NO_OPTIONS = FieldOptions()
+
+
 @dataclass(frozen=True)
 class FieldSpec:
     """What one class says of one field. Immutable.
@@ -45,7 +48,7 @@ class FieldSpec:
     role: Role | None = None
     origin: Origin = "undeclared"
     hint: Any = Any
-    text: str = ""
+    written: str | None = None
     static: bool = False
     axes: Axes | None = None
     tags: frozenset[str] = frozenset()
@@ -53,6 +56,11 @@ class FieldSpec:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _NO_METADATA)
     persistent: bool = True
     converter: Callable[[Any], Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The annotation as written. Made when asked: few ask."""
+        return hint_text(self.hint) if self.written is None else self.written
 
 
 def field(
@@ -135,12 +143,12 @@ def _strings(option: str, values: Any, *, none: bool = False) -> tuple[Any, ...]
 def options_of(value: object) -> FieldOptions:
     """The options that a dataclass field carries; the defaults for anything else."""
     if isinstance(value, dataclasses.Field):
-        return value.metadata.get(METADATA_KEY, FieldOptions())
-    return FieldOptions()
+        return value.metadata.get(METADATA_KEY, NO_OPTIONS)
+    return NO_OPTIONS
 
 
 def agreed_role(
-    where: str, written: tuple[Role, ...], twin: Role | None, text: str
+    where: str, written: tuple[Role, ...], twin: Role | None, hint: Hint
 ) -> Role | None:
     """The one role that an annotation and `field(role=...)` say together.
 
@@ -152,7 +160,7 @@ def agreed_role(
                 where,
                 "two roles in one annotation",
                 expected="one of Param, Buffer, Hyper, or a role derived from one",
-                found=f"{' and '.join(role.name for role in written)} in {text!r}",
+                found=f"{' and '.join(role.name for role in written)} in {hint.text!r}",
                 fix="keep the one that is meant",
             )
         )
@@ -162,7 +170,7 @@ def agreed_role(
                 where,
                 "the annotation and field(role=...) disagree",
                 expected="the same role, or only one of the two",
-                found=f"{written[0].name} in {text!r}, {twin.name} in field(role=...)",
+                found=f"{written[0].name} in {hint.text!r}, {twin.name} in field(role=...)",
                 fix="remove the role from field(...)",
             )
         )

@@ -10,16 +10,15 @@ resolved is listed, and it is for the caller to try again or to refuse.
 import ast
 import builtins
 import dataclasses
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import (
     Annotated,
     Any,
     ClassVar,
     ForwardRef,
     Literal,
+    NamedTuple,
     cast,
     get_args,
     get_origin,
@@ -41,7 +40,7 @@ _FORMS: dict[Any, Kind] = {
     ClassVar: "class",
     dataclasses.InitVar: "init",
 }
-_LITERALS = (Literal, typing_extensions.Literal)
+_LITERALS = {Literal, typing_extensions.Literal}
 
 
 class _UnresolvedError(Exception):
@@ -72,16 +71,16 @@ class Scope:
         return any(name in layer for layer in self.layers)
 
 
-@dataclass(frozen=True)
-class Hint:
+class Hint(NamedTuple):
     """What one annotation says.
 
-    `type` is the annotation with its strings replaced by what they name, or the string
-    itself while a name in it is missing; `missing` lists these names; `inner_form` is a
-    special form that stands where only a type may stand.
+    `written` is the annotation if it is a string; `type` is the annotation with its
+    strings replaced by what they name, or the string itself while a name in it is
+    missing; `missing` lists these names; `inner_form` is a special form that stands where
+    only a type may stand.
     """
 
-    text: str
+    written: str | None
     type: Any
     kind: Kind = "field"
     roles: tuple[Role, ...] = ()
@@ -89,16 +88,23 @@ class Hint:
     missing: tuple[str, ...] = ()
     inner_form: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The annotation as a reader would write it. Made when asked: few ask."""
+        return hint_text(self.type) if self.written is None else self.written
 
-@dataclass
+
 class _Found:
     """What a walk through an annotation comes across."""
 
-    roles: list[Role] = field(default_factory=list[Role])
-    missing: list[str] = field(default_factory=list[str])
-    arrays: list[Any] = field(default_factory=list[Any])
-    forms: list[str] = field(default_factory=list[str])
-    aliases: list[Any] = field(default_factory=list[Any])  # entered: one may be recursive
+    __slots__ = ("aliases", "arrays", "forms", "missing", "roles")
+
+    def __init__(self) -> None:
+        self.roles: list[Role] = []
+        self.missing: list[str] = []
+        self.arrays: list[Any] = []
+        self.forms: list[str] = []
+        self.aliases: list[Any] = []  # entered: one may be recursive
 
 
 def read_hint(annotation: Any, scope: Scope) -> Hint:
@@ -106,19 +112,18 @@ def read_hint(annotation: Any, scope: Scope) -> Hint:
 
     **Raises:** `AnnotationError` if a string is not Python.
     """
-    text = annotation if isinstance(annotation, str) else hint_text(annotation)
-    value, tree = annotation, None
+    written, value = None, annotation
     if isinstance(annotation, str):
-        tree = _parse(annotation)
+        written, tree = annotation, _parse(annotation)
         try:
             value = _evaluate(tree, scope)
         except _UnresolvedError:
-            return _read_partly(text, tree, scope)
+            return _read_partly(annotation, tree, scope)
     kind, inner = _peel(value)
     found = _Found()
     _walk(inner, scope, found)
     return Hint(
-        text=text,
+        written=written,
         type=value,
         kind=kind,
         roles=tuple(dict.fromkeys(found.roles)),
@@ -158,7 +163,12 @@ def _is_init_var(value: object) -> bool:
 
 
 def _is_form(value: object) -> bool:
-    return any(value is form for form in _FORMS)
+    return (
+        value is eqx.AbstractVar
+        or value is eqx.AbstractClassVar
+        or value is ClassVar
+        or value is dataclasses.InitVar
+    )
 
 
 def _walk(hint: Any, scope: Scope, found: _Found) -> None:
@@ -173,7 +183,7 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
             _walk_tree(tree, scope, found)
         return
     origin = get_origin(hint)
-    if any(origin is literal for literal in _LITERALS):
+    if origin in _LITERALS:
         return
     if isinstance(hint, ALIAS_TYPES) or isinstance(origin, ALIAS_TYPES):
         _walk_alias(hint, scope, found)
@@ -252,7 +262,7 @@ def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
     found = _Found()
     _walk_tree(inner, scope, found)
     return Hint(
-        text=text,
+        written=text,
         type=text,
         kind=kind,
         roles=tuple(dict.fromkeys(found.roles)),
@@ -338,7 +348,11 @@ def array_axes(array: Any) -> Axes | None:
     A variadic dimension keeps its star (`"*batch"`, or `"..."`): how many axes it
     covers is known only for an array.
     """
-    text: str = typing.cast(str, array.dim_str)
+    return _axis_names(array.dim_str)
+
+
+@lru_cache(maxsize=1024)
+def _axis_names(text: str) -> Axes:
     return tuple(_axis_name(token) for token in text.split())
 
 

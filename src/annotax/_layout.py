@@ -15,6 +15,7 @@ import numpy as np
 
 from ._compat import (
     ARRAY_TYPES,
+    HASH_COVERS_NODES,
     ArrayImpl,
     EquinoxMeta,
     children,
@@ -72,6 +73,8 @@ class Layout:
 
     entries: tuple[Entry, ...]
     statics: tuple[StaticEntry, ...]
+    hash_tells: bool = False
+    """Whether a layout depends on nothing that the hash of a structure leaves out."""
 
     @cached_property
     def may_train(self) -> tuple[bool, ...]:
@@ -182,6 +185,7 @@ class _Traversal:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.statics: list[StaticEntry] = []
+        self.hash_tells = HASH_COVERS_NODES
 
     def visit(self, node: Any, path: str, way: _Way) -> None:
         """Visit a node in JAX's order: a leaf becomes an entry, a field changes the way."""
@@ -196,6 +200,7 @@ class _Traversal:
             for at, child in enumerate(node):
                 self.visit(child, join(path, str(at)), way)
         elif cls is dict:
+            self.hash_tells = False
             keys = sorted(node)
             for key, step in zip(keys, steps_of(keys), strict=True):
                 self.visit(node[key], join(path, step), way)
@@ -230,6 +235,7 @@ class _Traversal:
 
     def _leaves(self, node: Leaves, path: str, way: _Way) -> None:
         """The keys of `Leaves` know what their classes said; the way adds to it."""
+        self.hash_tells = False
         for key, child in zip(node.static.keys, node.values(), strict=True):
             start = len(self.entries)
             self.visit(child, join(path, key.path), way)
@@ -252,6 +258,7 @@ class _Traversal:
         if not pairs and (is_array(node) or jax.tree_util.all_leaves([node])):
             self._leaf(path, way)
             return
+        self.hash_tells = False
         specs = _registered_specs(type(node))
         for (_, child), step in zip(
             pairs, steps_of([key for key, _ in pairs]), strict=True
@@ -282,7 +289,7 @@ def _traverse(tree: Any, treedef: Any) -> Layout:
                 fix="a module class registered as a PyTree in its own way is not supported",
             )
         )
-    return Layout(tuple(entries), tuple(traversal.statics))
+    return Layout(tuple(entries), tuple(traversal.statics), traversal.hash_tells)
 
 
 # --- the cache -----------------------------------------------------------------------
@@ -291,9 +298,11 @@ def _traverse(tree: Any, treedef: Any) -> Layout:
 class _LayoutCache:
     """Layouts by structure, bounded, the most recently used first.
 
-    The hash of a treedef ignores static data, so models that differ in a Hyper collide.
-    They share a layout too, and a structure that is new is compared with a known one up
-    to static data, which is far cheaper than a traversal.
+    The hash of a treedef covers the class of every node and ignores static data, so
+    models that differ in a Hyper collide, and comparing a treedef with each of a thousand
+    such is slow. They have the same layout: of modules, lists and tuples it depends on
+    nothing else. Where keys of dictionaries or other static data matter, structures are
+    compared, up to the static fields of modules.
     """
 
     def __init__(self) -> None:
@@ -306,7 +315,7 @@ class _LayoutCache:
         key = hash(treedef)
         bucket = self._buckets.get(key, [])
         for at, (known, layout) in enumerate(bucket):
-            if _equal(known, treedef):
+            if _hash_tells(known, layout, treedef) or _equal(known, treedef):
                 if at:
                     self._store(key, [bucket[at], *bucket[:at], *bucket[at + 1 :]])
                 return layout
@@ -321,6 +330,11 @@ class _LayoutCache:
         self._buckets[key] = bucket
         while len(self._buckets) > _CACHED_HASHES:
             self._buckets.pop(next(iter(self._buckets)), None)
+
+
+def _hash_tells(known: Any, layout: Layout, treedef: Any) -> bool:
+    """Whether a structure of the same hash must have the layout of a known one."""
+    return layout.hash_tells and known.num_nodes == treedef.num_nodes
 
 
 def _same_but_for_statics(treedef: Any, bucket: list[tuple[Any, Layout]]) -> Layout | None:

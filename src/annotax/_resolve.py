@@ -79,7 +79,7 @@ def _read(cls: type, name: str, annotation: Any, scope: Scope) -> Hint:
     except AnnotationError as error:
         raise AnnotationError(explain_error(where, str(error))) from error
     twin = options_of(cls.__dict__.get(name)).role
-    role = agreed_role(where, hint.roles, twin, hint.text)
+    role = agreed_role(where, hint.roles, twin, hint)
     form = hint.inner_form or (_FORM_NAMES.get(hint.kind) if role is not None else None)
     if (
         role is None
@@ -111,7 +111,7 @@ def _pending(name: str, annotation: Any, scope: Scope) -> Pending:
 def _declared_spec(cls: type, name: str, hint: Hint) -> FieldSpec:
     value = cls.__dict__.get(name)
     options = options_of(value)
-    role = agreed_role(f"{cls.__name__}.{name}", hint.roles, options.role, hint.text)
+    role = agreed_role(f"{cls.__name__}.{name}", hint.roles, options.role, hint)
     if role is None:
         role = _abstract_role(cls, name)
     static = isinstance(value, dataclasses.Field) and value.metadata.get("static", False)

@@ -42,9 +42,10 @@ def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
     owner = _declaring_class(cls, f.name)
     declaration = registry.declarations.get(owner)
     if declaration is not None and f.name in declaration.specs:
-        return dataclasses.replace(
-            declaration.specs[f.name], converter=f.metadata.get("converter")
-        )
+        spec, converter = declaration.specs[f.name], f.metadata.get("converter")
+        if spec.converter is converter:
+            return spec
+        return dataclasses.replace(spec, converter=converter)
     options = _registered_options(cls, owner, f.name)
     hint = _foreign_hint(owner, f, refuse_roles=options is None)
     if options is None:
@@ -99,9 +100,7 @@ def registered_annotations(cls: type) -> dict[str, FieldOptions]:
         if f.name in annotations:
             hint = read_hint(annotations[f.name], scope)
             options = options_of(f)
-            role = agreed_role(
-                f"{cls.__name__}.{f.name}", hint.roles, options.role, hint.text
-            )
+            role = agreed_role(f"{cls.__name__}.{f.name}", hint.roles, options.role, hint)
             if role is not None or options != FieldOptions():
                 found[f.name] = dataclasses.replace(options, role=role)
     return found
@@ -125,7 +124,7 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
         role=role,
         origin="undeclared" if role is None else origin,
         hint=hint.type,
-        text=hint.text,
+        written=hint.written,
         static=is_hyper(role)
         if origin == "declared" and role
         else metadata.get("static", False),
