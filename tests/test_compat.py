@@ -137,14 +137,16 @@ def test_a_checked_instance_has_nothing_extra():
 
 LAYERS = [
     {"_errors", "_compat"},
-    {"_role", "_path"},
-    {"_hint", "_buffer", "_hyper"},
-    {"_field", "_scope", "_leaves"},
+    {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper"},
+    {"_hint", "_leaves"},
+    {"_field"},
     {"_registry"},
     {"_specs"},
-    {"_layout", "_register", "_resolve"},
-    {"_records"},
-    {"_select"},
+    {"_resolve", "_settle", "_register", "_layout"},
+    {"_view"},
+    {"_records", "_selection"},
+    {"_select", "_labels"},
+    {"_flat"},
     {"_split"},
     {"_grad", "_change"},
     {"_module"},
@@ -190,7 +192,7 @@ def test_only_compat_touches_private_parts():
 def test_files_and_functions_stay_small():
     for path in SOURCE.glob("*.py"):
         lines = path.read_text().splitlines()
-        assert len(lines) <= 400, path.name
+        assert len(lines) <= 310, path.name
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

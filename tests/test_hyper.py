@@ -145,6 +145,12 @@ def test_one_and_one_point_zero_are_one_program_but_the_right_one():
     assert calls == [float]
 
 
+def test_zeros_have_no_sign_because_jax_takes_them_for_equal():
+    run = jax.jit(lambda model: jnp.copysign(1.0, model.rate))
+    assert [float(run(Rate(rate))) for rate in (0.0, -0.0, 0)] == [1, 1, 1]
+    assert str(Rate(-0.0).rate) == "0.0"
+
+
 def test_a_string_annotation_converts_too():
     class Late(anx.Module):
         rate: "anx.Hyper[float]"

@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array
 
 import annotax as anx
-from annotax import _layout
+from annotax import _layout, _view
 from annotax._errors import StructureError
 
 
@@ -38,19 +38,19 @@ def whole(rate=0.5, n=3):
 def traversals(monkeypatch):
     """Counts how often a tree is really visited, from an empty cache."""
     calls = []
-    traverse = _layout._traverse
+    traverse = _layout.traverse
 
     def counted(tree, treedef):
         calls.append(treedef)
         return traverse(tree, treedef)
 
-    monkeypatch.setattr(_layout, "_traverse", counted)
-    monkeypatch.setattr(_layout, "_cache", _layout._LayoutCache())
+    monkeypatch.setattr(_view, "traverse", counted)
+    monkeypatch.setattr(_view, "_cache", _view._LayoutCache())
     return calls
 
 
 def test_static_fields_are_listed_with_path_spec_and_owner():
-    layout = _layout.view(whole(n=1)).layout
+    layout = _view.view(whole(n=1)).layout
     listed = [(s.path, s.spec.name, s.owner.__name__) for s in layout.statics]
     assert listed == [
         ("parts.0.rate", "rate", "Part"),
@@ -61,7 +61,7 @@ def test_static_fields_are_listed_with_path_spec_and_owner():
 
 
 def test_an_entry_knows_the_fields_on_the_way():
-    entry = _layout.view(whole(n=1)).layout.entries[0]
+    entry = _view.view(whole(n=1)).layout.entries[0]
     assert [spec.name for spec in entry.fields] == ["parts", "w"]
     assert entry.spec.declared_by is Part
 
@@ -78,7 +78,7 @@ def test_one_traversal_per_structure(traversals):
 
 def test_structures_that_differ_in_hypers_share_a_layout(traversals):
     models = [whole(rate=i / 1000) for i in range(200)]
-    layouts = {id(_layout.view(model).layout) for _ in range(2) for model in models}
+    layouts = {id(_view.view(model).layout) for _ in range(2) for model in models}
     assert (len(layouts), len(traversals)) == (1, 1)
 
 
@@ -95,13 +95,13 @@ def test_what_differs_in_more_than_hypers_does_not(traversals):
 
 
 def test_the_cache_is_bounded(traversals):
-    cache = _layout._cache
-    for n in range(_layout._CACHED_HASHES + 20):
+    cache = _view._cache
+    for n in range(_view._CACHED_HASHES + 20):
         anx.records([1.0] * n)
-    assert len(cache._buckets) == _layout._CACHED_HASHES
+    assert len(cache._buckets) == _view._CACHED_HASHES
     for i in range(50):
         anx.records(whole(rate=i))
-    assert max(map(len, cache._buckets.values())) == _layout._CACHED_PER_HASH
+    assert max(map(len, cache._buckets.values())) == _view._CACHED_PER_HASH
 
 
 def test_the_most_recent_structure_comes_first(traversals):
@@ -109,7 +109,7 @@ def test_the_most_recent_structure_comes_first(traversals):
     for model in (a, b, a):
         treedef = jax.tree.structure(model)
         anx.records(model)
-        assert _layout._cache._buckets[hash(treedef)][0][0] == treedef
+        assert _view._cache._buckets[hash(treedef)][0][0] == treedef
 
 
 def test_registration_is_seen_by_the_next_call():
@@ -180,7 +180,7 @@ def test_a_module_with_its_own_registration_is_refused():
     with pytest.raises(
         StructureError, match=r"Odd: the fields of its classes do not account"
     ):
-        _layout._traverse(model, treedef)
+        _layout.traverse(model, treedef)
 
 
 def test_threads_get_the_same_answers():

@@ -195,7 +195,7 @@ def test_structures_tell_opaque_leaves_apart_by_type():
     assert structure(1) != structure(1.0)
     assert structure(1) != structure(True)
     assert structure(0.0) != structure(-0.0)
-    assert structure(float("nan")) != structure(0.0)
+    assert structure(float("nan")) == structure(float("nan")) != structure(0.0)
     assert structure(1) != 1
     assert "leaves=[1]" in repr(structure(1))
 

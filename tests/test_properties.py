@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from typing_extensions import TypeAliasType
 
 import annotax as anx
-from annotax import Buffer, Hyper, Param, Role
+from annotax import Buffer, Hyper, Param, Role, _view
 from strategies import (
     ARRAY_ROLES,
     ARRAYS,
@@ -365,6 +365,8 @@ def test_a_role_in_the_argument_of_an_alias_is_found(annotation: str) -> None:
         "list[@[NoSuchType]]",
         "dict[str, @[Float[NoSuchType, 'a b']]]",
         "NoSuchAlias[@[int]]",
+        "dict[NoSuchType, '@[int]']",
+        "list['@[NoSuchType]']",
         "roles.@[no.such.Type]",
     ],
 )
@@ -619,13 +621,9 @@ def test_static_values_change_no_filter(model: Model, values: list[Any]) -> None
 
 def test_the_same_structure_has_the_same_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """The traversal runs once for a structure and for all that differ in Hypers only."""
-    from annotax import _layout
-
     runs = []
-    traverse = _layout._traverse
-    monkeypatch.setattr(
-        _layout, "_traverse", lambda *args: runs.append(1) or traverse(*args)
-    )
+    traverse = _view.traverse
+    monkeypatch.setattr(_view, "traverse", lambda *args: runs.append(1) or traverse(*args))
     anx.register(foreign_class(0).cls)  # forgets all layouts
     for number in range(50):
         model = [_Rated(jnp.ones(2), number), _Rated(jnp.ones(3), (number,))]

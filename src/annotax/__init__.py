@@ -15,24 +15,17 @@ from ._errors import (
     StructureError,
 )
 from ._field import FieldSpec, field
+from ._flat import leaves, params, update
 from ._grad import grad, value_and_grad
+from ._labels import labels
 from ._leaves import Leaves
 from ._module import Module
 from ._records import Record, records
 from ._register import register
 from ._role import Buffer, Hyper, Param, Role
-from ._select import (
-    Selection,
-    at,
-    by,
-    by_path,
-    by_role,
-    by_tag,
-    everything,
-    labels,
-    trainable_filter,
-)
-from ._split import Structure, leaves, merge, params, split, update
+from ._select import at, by, by_path, by_role, by_tag, everything, trainable_filter
+from ._selection import Selection
+from ._split import Structure, merge, split
 
 __version__ = "0.1.0.dev0"
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import equinox as eqx
 
+from ._axes import Axes
 from ._errors import AnnotationError, explain_error
-from ._hint import Axes, Hint, hint_text
+from ._hint import Hint, hint_text
 from ._role import HYPER, Role
 
 Origin = Literal["declared", "registered", "inferred", "undeclared"]

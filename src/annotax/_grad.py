@@ -7,9 +7,11 @@ from typing import Any
 import jax
 
 from ._errors import SelectionError, explain_error
-from ._layout import View, is_inexact_array, view
-from ._select import Selection, trainable_filter
-from ._split import leaves, update
+from ._flat import leaves, update
+from ._layout import is_inexact_array
+from ._select import trainable_filter
+from ._selection import Selection
+from ._view import View, view
 
 _jax: Any = jax  # the types of its transformations are partly unknown
 

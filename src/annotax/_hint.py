@@ -8,10 +8,8 @@ resolved is listed, and it is for the caller to try again or to refuse.
 """
 
 import ast
-import builtins
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterator
 from typing import (
     Annotated,
     Any,
@@ -27,12 +25,13 @@ from typing import (
 import equinox as eqx
 import typing_extensions
 
+from ._axes import Axes, common_axes
 from ._compat import ALIAS_TYPES, is_array_dtype, is_array_hint, pytree_leaf_hint
 from ._errors import AnnotationError
 from ._role import Role
+from ._scope import Scope
 
 Kind = Literal["field", "abstract", "abstract class", "class", "init"]
-Axes = tuple[str | None, ...]
 
 _FORMS: dict[Any, Kind] = {
     eqx.AbstractVar: "abstract",
@@ -45,30 +44,6 @@ _LITERALS = {Literal, typing_extensions.Literal}
 
 class _UnresolvedError(Exception):
     """A name that the scope does not have."""
-
-
-class Scope:
-    """Where the names of an annotation are looked up: innermost first.
-
-    The layers are asked for when the first name is: most annotations have no string in
-    them, and finding the locals of a function costs a walk over the stack.
-    """
-
-    def __init__(self, find_layers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
-        self._find_layers = find_layers
-
-    @cached_property
-    def layers(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(self._find_layers())
-
-    def __getitem__(self, name: str) -> Any:
-        for layer in (*self.layers, vars(builtins)):
-            if name in layer:
-                return layer[name]
-        raise KeyError(name)
-
-    def __contains__(self, name: str) -> bool:
-        return any(name in layer for layer in self.layers)
 
 
 class Hint(NamedTuple):
@@ -127,7 +102,7 @@ def read_hint(annotation: Any, scope: Scope) -> Hint:
         type=value,
         kind=kind,
         roles=tuple(dict.fromkeys(found.roles)),
-        axes=_common_axes(found.arrays),
+        axes=common_axes(found.arrays),
         missing=tuple(dict.fromkeys(found.missing)),
         inner_form=next(iter(found.forms), None),
     )
@@ -330,39 +305,3 @@ def _lookup(tree: ast.AST, scope: Scope) -> Any:
     except (KeyError, AttributeError):
         pass
     return _MISSING
-
-
-# --- axes ----------------------------------------------------------------------------
-
-
-def _common_axes(arrays: list[Any]) -> Axes | None:
-    """The axis names on which all array types of a hint agree, else `None`."""
-    candidates = {array_axes(array) for array in arrays}
-    return candidates.pop() if len(candidates) == 1 else None
-
-
-def array_axes(array: Any) -> Axes | None:
-    """The axis names of a jaxtyping array type, one entry a dimension.
-
-    `"batch #heads d=3 _ 4 n+1"` gives `("batch", "heads", "d", None, None, "n+1")`.
-    A variadic dimension keeps its star (`"*batch"`, or `"..."`): how many axes it
-    covers is known only for an array.
-    """
-    return _axis_names(array.dim_str)
-
-
-@lru_cache(maxsize=1024)
-def _axis_names(text: str) -> Axes:
-    return tuple(_axis_name(token) for token in text.split())
-
-
-def _axis_name(token: str) -> str | None:
-    if token == "...":
-        return token
-    name, _, _ = token.partition("=")
-    star = "*" if "*" in name[:3] else ""
-    name = name.lstrip("#*?")
-    if name.startswith("_"):
-        name = name.lstrip("_")
-        return star + name if name else ("..." if star else None)
-    return None if name.lstrip("-").isdigit() else star + name

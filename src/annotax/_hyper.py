@@ -58,7 +58,7 @@ def _signature(
 _NUMBERS: tuple[tuple[type, Any], ...] = (
     (bool, np.bool_),
     (int, bool | np.integer),
-    (float, int | np.integer | np.floating),
+    (float, float | int | np.integer | np.floating),
 )
 """A hint, and what is turned into a plain number of that type."""
 
@@ -67,12 +67,13 @@ def as_number(value: Any, hint: Any) -> Any:
     """A value as the plain Python number that `hint` asks for, also in tuples.
 
     An integer for a `float` becomes one, because JAX takes `1` and `1.0` for the same
-    static value and would reuse the program of the other. Numpy's scalars become plain
-    ones: `np.float32(1)` equals `1.0` too, and yet computes in another dtype.
+    static value and would reuse the program of the other. For that reason `-0.0` becomes
+    `0.0` as well. Numpy's scalars become plain ones: `np.float32(1)` equals `1.0` too, and
+    yet computes in another dtype.
     """
     for kind, accepted in _NUMBERS:
         if hint is kind:
-            return kind(value) if isinstance(value, accepted) else value
+            return kind(value) or kind() if isinstance(value, accepted) else value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return as_number(value, arguments[0])

@@ -12,8 +12,8 @@ import equinox as eqx
 import jax
 from jax.tree_util import DictKey
 
+from ._axes import Axes
 from ._errors import FieldError, did_you_mean, explain_error
-from ._hint import Axes
 from ._role import Role
 
 # Their types for PyTrees are partly unknown.

@@ -17,7 +17,8 @@ from typing_extensions import dataclass_transform
 from ._compat import EquinoxMeta
 from ._field import field
 from ._registry import registry
-from ._resolve import complete, declare, settle
+from ._resolve import complete, declare
+from ._settle import settle
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, eqx.field, field))

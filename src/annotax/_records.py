@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ._axes import Axes
 from ._field import FieldSpec, Origin
-from ._hint import Axes
-from ._layout import Entry, View, is_array, is_inexact_array, leaf_role, view
+from ._layout import Entry, is_array, is_inexact_array, leaf_role
 from ._role import PARAM, Role
+from ._view import View, view
 
 
 @dataclass(frozen=True, slots=True)

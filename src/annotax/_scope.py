@@ -1,11 +1,36 @@
 """The names that an annotation in a class can see."""
 
+import builtins
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ._compat import outer_frames
-from ._hint import Scope
+
+
+class Scope:
+    """Where the names of an annotation are looked up: innermost first.
+
+    The layers are asked for when the first name is: most annotations have no string in
+    them, and finding the locals of a function costs a walk over the stack.
+    """
+
+    def __init__(self, find_layers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        self._find_layers = find_layers
+
+    @cached_property
+    def layers(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple(self._find_layers())
+
+    def __getitem__(self, name: str) -> Any:
+        for layer in (*self.layers, vars(builtins)):
+            if name in layer:
+                return layer[name]
+        raise KeyError(name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in layer for layer in self.layers)
 
 
 def class_scope(cls: type, annotations: Mapping[str, Any]) -> Scope:

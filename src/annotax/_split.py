@@ -1,129 +1,28 @@
-"""A model as flat `Leaves`, and the way back."""
+"""A model taken apart for lean loops: its structure, and its arrays as `Leaves`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from ._errors import StructureError, did_you_mean, explain_error, listing
-from ._layout import View, is_array, view
+from ._errors import StructureError, explain_error, listing
+from ._flat import gather, insist_on_leaves
+from ._layout import is_array
 from ._leaves import LeafKeys, Leaves
-from ._select import Mask, Selection, trainable_filter
-
-_Model = TypeVar("_Model")
-
-
-def leaves(model: Any, selection: Any) -> Leaves:
-    """The selected leaves of a model, flat and keyed by path.
-
-    Examples:
-        >>> import annotax as anx
-        >>> anx.leaves({"a": 1.5, "b": {"c": 2.5}}, anx.by_path("b.*"))
-        Leaves(
-            'b.c': 2.5,
-        )
-
-    **Arguments:** `model` is any PyTree; `selection` says which leaves.
-
-    **Returns:** the leaves themselves, not copies.
-    """
-    seen = view(model)
-    return _gather(seen, Selection.of(selection).mask(seen))
-
-
-def params(model: Any) -> Leaves:
-    """What is trained: `leaves(model, trainable_filter)`.
-
-    Examples:
-        >>> import annotax as anx, jax.numpy as jnp
-        >>> anx.params([jnp.ones(3), jnp.arange(2)])
-        Leaves(
-            '0': f32[3],
-        )
-    """
-    return leaves(model, trainable_filter)
-
-
-def _gather(seen: View, mask: Mask) -> Leaves:
-    chosen = [at for at, flag in enumerate(mask) if flag]
-    keys = LeafKeys(tuple(seen.layout.key(at, seen.leaves[at]) for at in chosen))
-    return Leaves(keys, [seen.leaves[at] for at in chosen])
-
-
-def update(model: _Model, new: Leaves) -> _Model:
-    """A copy of `model` in which the leaves in `new` replace those of the same path.
-
-    Examples:
-        >>> import annotax as anx, jax, jax.numpy as jnp
-        >>> model = {"a": jnp.zeros(2), "b": jnp.arange(2)}
-        >>> doubled = jax.tree.map(lambda p: p + 1, anx.params(model))
-        >>> anx.update(model, doubled)["a"]
-        Array([1., 1.], dtype=float32)
-
-    **Raises:** `StructureError`, listing every path that does not exist in the model and
-    every leaf with another shape or dtype. `model` itself never changes.
-    """
-    _insist_on_leaves("update", new)
-    seen = view(model)
-    positions = seen.layout.paths
-    problems = [_misfit(path, value, seen) for path, value in new.items()]
-    found = [problem for problem in problems if problem is not None]
-    if found:
-        raise StructureError(
-            explain_error(
-                f"update({type(model).__name__})",
-                "the leaves do not fit the model",
-                expected="paths of the model, with its shapes and dtypes",
-                found="\n".join(
-                    found[:20] + ([f"and {len(found) - 20} more"] if found[20:] else [])
-                ),
-            )
-        )
-    changed = list(seen.leaves)
-    for path, value in new.items():
-        changed[positions[path]] = value
-    return seen.treedef.unflatten(changed)
-
-
-def _misfit(path: str, value: Any, seen: View) -> str | None:
-    at = seen.layout.paths.get(path)
-    if at is None:
-        return f"{path}: no such leaf; {did_you_mean(path, tuple(seen.layout.paths))}"
-    old, new = _type_text(seen.leaves[at]), _type_text(value)
-    return None if old == new else f"{path}: {new}, where the model has {old}"
-
-
-def _type_text(leaf: Any) -> str:
-    if is_array(leaf):
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return f"a {type(leaf).__name__}"
-
-
-def _insist_on_leaves(function: str, *values: Any) -> None:
-    for value in values:
-        if not isinstance(value, Leaves):
-            raise StructureError(
-                explain_error(
-                    function,
-                    "this is no Leaves",
-                    expected="what params, leaves, split or grad returned",
-                    found=f"a {type(value).__name__}",
-                )
-            )
-
-
-# --- split and merge -----------------------------------------------------------------
+from ._selection import Selection
+from ._view import view
 
 
 @dataclass(frozen=True)
 class _Opaque:
     """A leaf that is no array, compared so that what computes differently is not equal.
 
-    `1 == 1.0 == True` and `0.0 == -0.0`: type and sign are compared too.
+    Python has `1 == 1.0 == True`, `0.0 == -0.0` and `nan != nan`: compared are the type,
+    and of floating point numbers the text.
     """
 
     kind: type
-    value: Any
-    text: str | None
+    identity: Any
+    value: Any = field(compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +90,7 @@ def split(model: Any, *selections: Any) -> tuple[Any, ...]:
             groups[group].append(at)
         else:
             slots.append(_hashable(leaf, seen.layout.entries[at].path))
-    parts = [
-        Leaves(
-            LeafKeys(tuple(seen.layout.key(at, seen.leaves[at]) for at in group)),
-            [seen.leaves[at] for at in group],
-        )
-        for group in groups
-    ]
+    parts = [gather(seen, group) for group in groups]
     return (Structure(seen.treedef, tuple(slots), tuple(p.static for p in parts)), *parts)
 
 
@@ -213,9 +106,8 @@ def _hashable(leaf: object, path: str) -> _Opaque:
                 found=f"a {type(leaf).__name__}",
             )
         ) from error
-    return _Opaque(
-        type(leaf), leaf, repr(leaf) if isinstance(leaf, float | complex) else None
-    )
+    text = repr(leaf) if isinstance(leaf, float | complex) else None
+    return _Opaque(type(leaf), leaf if text is None else text, leaf)
 
 
 def merge(structure: Structure, *parts: Leaves) -> Any:
@@ -234,7 +126,7 @@ def merge(structure: Structure, *parts: Leaves) -> Any:
     **Raises:** `StructureError` if the number of `Leaves` or their paths are not those
     of the split; the message lists missing and unexpected paths.
     """
-    _insist_on_leaves("merge", *parts)
+    insist_on_leaves("merge", *parts)
     if len(parts) != len(structure.keys):
         raise StructureError(
             explain_error(
