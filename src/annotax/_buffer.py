@@ -29,7 +29,6 @@ class _Entering(threading.local):
 
 
 _entering = _Entering()
-_get = object.__getattribute__
 _lax: Any = jax.lax  # its types are partly unknown
 
 
@@ -88,16 +87,15 @@ class BufferSlot(UnsetField):
     __slots__ = ()
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        # `instance_dict` written out: this and `__set__` run at every read and unflatten.
         try:
-            return _get(instance, "__dict__")[self.name]
-        except (KeyError, AttributeError):  # unset, or read from the class
+            return instance_dict(instance)[self.name]
+        except (KeyError, TypeError):  # unset, or read from the class
             return super().__get__(instance, owner)
 
     def __set__(self, instance: Any, value: Any) -> None:
         if type(value) is not ArrayImpl and type(value) not in _PASSING:
             value = stop_gradient(value)
-        _get(instance, "__dict__")[self.name] = value
+        instance_dict(instance)[self.name] = value
 
     def __delete__(self, instance: Any) -> None:
         try:

@@ -97,12 +97,17 @@ def _as_first(value: Any, options: tuple[Any, ...]) -> Any:
 _DYNAMIC = jax.Array | np.ndarray | np.generic
 
 
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
 def refuse_dynamic(where: str, value: Any) -> None:
     """Refuse a value that JAX could not treat as static.
 
     **Raises:** `HyperError` for arrays and tracers, for what has no hash, and for what
     does not equal itself, also inside containers.
     """
+    if type(value) in _PLAIN and _equals_itself(value):  # nearly all there are
+        return
     leaves = jax.tree_util.tree_leaves(value)
     arrays: list[Any] = [x for x in leaves if isinstance(x, _DYNAMIC)]
     if arrays:
