@@ -166,7 +166,9 @@ def test_future_annotations_and_type_checking_imports(tmp_path):
         "size": "hyper",
         "plain": None,
     }
-    model = module.Model(jnp.ones((2, 3)), jnp.ones(1), [], module.Later(), None, 3, 1)
+    model = module.Model(
+        jnp.ones((2, 3)), jnp.ones(1), [], module.Later(), None, 3, module.Later()
+    )
     assert list(anx.params(model)) == ["weight"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array
 
 import annotax as anx
-from annotax import _layout, _view
+from annotax import _layout, _specs, _view
 from annotax._errors import StructureError
 
 
@@ -98,18 +98,46 @@ def test_the_cache_is_bounded(traversals):
     cache = _view._cache
     for n in range(_view._CACHED_HASHES + 20):
         anx.records([1.0] * n)
-    assert len(cache._buckets) == _view._CACHED_HASHES
+    assert len(cache._state[1]) == _view._CACHED_HASHES
     for i in range(50):
         anx.records(whole(rate=i))
-    assert max(map(len, cache._buckets.values())) == _view._CACHED_PER_HASH
+    assert max(map(len, cache._state[1].values())) == _view._CACHED_PER_HASH
 
 
 def test_the_most_recent_structure_comes_first(traversals):
-    a, b = whole(rate=1), whole(rate=2)
+    a, b = {"x": whole(rate=1)}, {"x": whole(rate=2)}
     for model in (a, b, a):
         treedef = jax.tree.structure(model)
         anx.records(model)
-        assert _view._cache._buckets[hash(treedef)][0][0] == treedef
+        assert _view._cache._state[1][hash(treedef)][0][0] == treedef
+
+
+def test_a_structure_in_constant_use_is_never_dropped(traversals):
+    for n in range(_view._CACHED_HASHES * 2):
+        anx.records([1.0] * n)
+        anx.records(whole())
+    assert len(traversals) == _view._CACHED_HASHES * 2 + 1
+
+
+def test_a_registration_during_a_traversal_is_not_lost(monkeypatch):
+    """What was made from old facts must not be kept, whoever stores it last."""
+
+    class Foreign(eqx.Module):
+        x: Array
+
+    model = Foreign(jnp.ones(1))
+    own_spec = _specs._own_spec
+
+    def interrupted(cls, f):
+        spec = own_spec(cls, f)
+        monkeypatch.setattr(_specs, "_own_spec", own_spec)
+        anx.register(Foreign, x=anx.Buffer)
+        assert list(anx.params(model)) == []
+        return spec
+
+    monkeypatch.setattr(_specs, "_own_spec", interrupted)
+    anx.params(model)
+    assert list(anx.params(model)) == []
 
 
 def test_registration_is_seen_by_the_next_call():

@@ -135,7 +135,7 @@ def test_at_takes_nodes_leaves_and_containers():
     ("where", "words"),
     [
         (lambda m: m.name, "found:    a str"),
-        (lambda m: jnp.ones(2), "found:    a ArrayImpl"),
+        (lambda m: jnp.ones(2), "found:    an array float32[2]"),
         (lambda m: m.encodr, "has no attribute 'encodr'"),
         (lambda m: m.steps + 1, "the function failed on it"),
     ],
@@ -153,16 +153,16 @@ def test_at_needs_a_model():
 
 def test_selections_know_abstract_models_gradients_masks_and_leaves():
     model = net()
+    gradients = eqx.filter_grad(lambda m: jnp.sum(m.encoder[0].weight))(model)
     for tree in (
         eqx.filter_eval_shape(net),
-        eqx.filter_grad(lambda m: jnp.sum(m.encoder[0].weight))(model),
+        gradients,
         anx.leaves(model, anx.everything),
-        jax.tree.map(lambda x: x, model),
         eqx.filter(model, eqx.is_array),
     ):
         assert anx.trainable_filter.paths(tree) == TRAINABLE
         assert anx.by_tag("no_decay").count(tree) == 4
-        assert anx.by_role(BatchStat).paths(tree) in (("stats['a.b']",), ())
+        assert anx.by_role(BatchStat).paths(tree) == ("stats['a.b']",)
     inside = []
     eqx.filter_jit(lambda m: inside.append(anx.trainable_filter.paths(m)))(model)
     jax.vmap(lambda m: inside.append(anx.by_tag("no_decay").count(m)))(
@@ -206,7 +206,7 @@ def test_what_is_no_selection():
         anx.leaves(net(), "encoder")
     with pytest.raises(anx.SelectionError, match="the function is no selection"):
         anx.leaves(net(), lambda m: True)
-    with pytest.raises(anx.SelectionError, match="this selects nothing"):
+    with pytest.raises(anx.SelectionError, match="this is no selection"):
         anx.leaves(net(), Net)
 
 

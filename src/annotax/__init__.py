@@ -8,6 +8,7 @@ model tell what is trained, what no gradient reaches and what is static. Start w
 from ._change import replace
 from ._errors import (
     AnnotationError,
+    AnnotationWarning,
     AnnotaxError,
     FieldError,
     HyperError,
@@ -31,6 +32,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AnnotationError",
+    "AnnotationWarning",
     "AnnotaxError",
     "Buffer",
     "FieldError",

@@ -40,19 +40,22 @@ def stop_gradient(value: Any) -> Any:
     """
     if type(value) in _PASSING or _entering.stopped:
         return value
-    if isinstance(value, Tracer):
+    if _is_traced_array(value):
         return _lax.stop_gradient(value)
     leaves, treedef = tree_flatten(value)
-    if not any(isinstance(leaf, Tracer) for leaf in leaves):
+    if not any(map(_is_traced_array, leaves)):
         return value
-    stopped = [
-        _lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves
-    ]
+    stopped = [_lax.stop_gradient(x) if _is_traced_array(x) else x for x in leaves]
     _entering.stopped = True
     try:
         return treedef.unflatten(stopped)
     finally:
         _entering.stopped = False
+
+
+def _is_traced_array(value: object) -> bool:
+    # A mutable array (`jax.new_ref`) is traced too, and is no array.
+    return isinstance(value, Tracer) and isinstance(cast(Any, value), jax.Array)
 
 
 class UnsetField:

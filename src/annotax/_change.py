@@ -42,9 +42,9 @@ def replace(module: _Module, /, **fields: Any) -> _Module:
     if unknown:
         raise FieldError(
             explain_error(
-                f"{cls.__name__}.{unknown[0]}",
+                f"{cls.__name__}.{', '.join(unknown)}",
                 "the class has no such field",
-                fix=did_you_mean(unknown[0], tuple(specs)),
+                fix="\n".join(did_you_mean(name, tuple(specs)) for name in unknown),
             )
         )
     copy = object.__new__(cls)

@@ -7,6 +7,7 @@ place (`Class.field` or a path), what was expected, what was found and how to me
 import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any, cast
 
 
 class AnnotaxError(Exception):
@@ -15,6 +16,10 @@ class AnnotaxError(Exception):
 
 class AnnotationError(AnnotaxError, TypeError):
     """An annotation or a registration says something that cannot be meant."""
+
+
+class AnnotationWarning(UserWarning):
+    """An annotation cannot be read at run time, and a role may stand in it."""
 
 
 class HyperError(AnnotaxError, TypeError, ValueError):
@@ -63,6 +68,15 @@ def explain_error(
 
 def _wrap(line: str) -> str:
     return textwrap.fill(line, 76, break_long_words=False, break_on_hyphens=False)
+
+
+def describe(value: Any) -> str:
+    """What a value is, without its contents: `an int`, `an array float32[2,3]`."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None:
+        return f"an array {dtype}[{','.join(map(str, cast(Any, shape)))}]"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:

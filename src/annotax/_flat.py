@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ._errors import StructureError, did_you_mean, explain_error
+from ._errors import StructureError, describe, did_you_mean, explain_error
 from ._layout import is_array
 from ._leaves import LeafKeys, Leaves
 from ._select import trainable_filter
@@ -90,14 +90,13 @@ def _misfit(path: str, value: Any, seen: View) -> str | None:
     at = seen.layout.paths.get(path)
     if at is None:
         return f"{path}: no such leaf; {did_you_mean(path, tuple(seen.layout.paths))}"
-    old, new = _type_text(seen.leaves[at]), _type_text(value)
-    return None if old == new else f"{path}: {new}, where the model has {old}"
-
-
-def _type_text(leaf: Any) -> str:
-    if is_array(leaf):
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return f"a {type(leaf).__name__}"
+    old = seen.leaves[at]
+    if is_array(old) and is_array(value):
+        fits = old.shape == value.shape and old.dtype == value.dtype
+    else:
+        fits = type(old) is type(value)
+    texts = [describe(leaf).removeprefix("an array ") for leaf in (value, old)]
+    return None if fits else f"{path}: {texts[0]}, where the model has {texts[1]}"
 
 
 def insist_on_leaves(function: str, *values: Any) -> None:
@@ -109,6 +108,7 @@ def insist_on_leaves(function: str, *values: Any) -> None:
                     function,
                     "this is no Leaves",
                     expected="what params, leaves, split or grad returned",
-                    found=f"a {type(value).__name__}",
+                    found=describe(value),
+                    fix="annotax.leaves(model, selection) makes them",
                 )
             )

@@ -1,12 +1,13 @@
 """`grad` and `value_and_grad`: JAX's, with respect to a selection of a model's leaves."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from ._errors import SelectionError, explain_error
+from ._errors import SelectionError, describe, explain_error, listing
 from ._flat import leaves, update
 from ._layout import is_inexact_array
 from ._select import trainable_filter
@@ -63,12 +64,14 @@ def value_and_grad(
         return [flag and is_inexact_array(leaf) for flag, leaf in chosen]
 
     differentiated = Selection(repr(selection), inexact)
-    several = not isinstance(argnums, int)
-    numbers = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+    several = isinstance(argnums, Sequence)
+    numbers = tuple(map(_number, argnums if isinstance(argnums, Sequence) else (argnums,)))
 
     @functools.wraps(fun)
     def with_grad(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        at = [_position(number, len(args)) for number in numbers]
+        at = [_position(number, args, kwargs) for number in numbers]
+        if len(set(at)) < len(at):
+            raise SelectionError(_repeated_message(numbers))
         points = tuple(leaves(args[i], differentiated) for i in at)
         for i, point in zip(at, points, strict=True):
             if not point:
@@ -113,14 +116,39 @@ def grad(
     return only_grad
 
 
-def _position(number: int, count: int) -> int:
+def _number(argnum: Any) -> int:
+    try:
+        return operator.index(argnum)
+    except TypeError as error:
+        raise SelectionError(
+            explain_error(
+                f"grad(argnums={argnum!r})",
+                "this is no position",
+                expected="an integer, or a sequence of integers",
+                found=describe(argnum),
+            )
+        ) from error
+
+
+def _repeated_message(numbers: tuple[int, ...]) -> str:
+    return explain_error(
+        f"grad(argnums={numbers})",
+        "one argument is meant twice",
+        expected="each position once",
+        found=str(numbers),
+    )
+
+
+def _position(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    count = len(args)
     if not -count <= number < count:
         raise SelectionError(
             explain_error(
                 f"grad(argnums={number})",
                 "there is no such positional argument",
                 expected="the model among the positional arguments",
-                found=f"{count} positional arguments",
+                found=f"{count} positional arguments"
+                + (f", and {listing(kwargs)} by keyword" if kwargs else ""),
                 fix="pass the model by position, or give its number as argnums=",
             )
         )

@@ -10,6 +10,7 @@ resolved is listed, and it is for the caller to try again or to refuse.
 import ast
 import dataclasses
 from collections.abc import Iterator
+from types import ModuleType
 from typing import (
     Annotated,
     Any,
@@ -27,7 +28,7 @@ import typing_extensions
 
 from ._axes import Axes, common_axes
 from ._compat import ALIAS_TYPES, is_array_dtype, is_array_hint, pytree_leaf_hint
-from ._errors import AnnotationError
+from ._errors import AnnotationError, did_you_mean
 from ._role import Role
 from ._scope import Scope
 
@@ -67,6 +68,13 @@ class Hint(NamedTuple):
     def text(self) -> str:
         """The annotation as a reader would write it. Made when asked: few ask."""
         return hint_text(self.type) if self.written is None else self.written
+
+    @property
+    def lost_roles(self) -> tuple[str, ...]:
+        """The missing names that can only be roles: `Buffer[...]` under TYPE_CHECKING."""
+        ends = ("Param", "Buffer", "Hyper")
+        lost = (name for name in self.missing if name.rpartition(".")[2] in ends)
+        return tuple(name for name in lost if f"{name}[" in self.text)
 
 
 class _Found:
@@ -159,6 +167,9 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
         return
     origin = get_origin(hint)
     if origin in _LITERALS:
+        return
+    if isinstance(hint, Role):
+        found.roles.append(hint)
         return
     if isinstance(hint, ALIAS_TYPES) or isinstance(origin, ALIAS_TYPES):
         _walk_alias(hint, scope, found)
@@ -282,6 +293,7 @@ def _without_metadata(head: Any, arguments: ast.expr) -> ast.AST:
 def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> None:
     value = _lookup(tree, scope)
     if value is _MISSING:
+        _refuse_typo(tree, scope)
         found.missing.append(ast.unparse(tree))
     elif isinstance(value, Role):
         found.roles.append(value)
@@ -289,6 +301,14 @@ def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> N
         found.forms.append(ast.unparse(tree).rpartition(".")[2])
     elif not isinstance(value, str):  # a string constant that happens to have that name
         _walk(value, scope, found)
+
+
+def _refuse_typo(tree: ast.Name | ast.Attribute, scope: Scope) -> None:
+    """`anx.Bufer` will never exist: not a name to wait for."""
+    owner = _lookup(tree.value, scope) if isinstance(tree, ast.Attribute) else None
+    if isinstance(owner, ModuleType) and owner.__name__ == "annotax":
+        hint = did_you_mean(ast.unparse(tree).rpartition(".")[2], owner.__all__)
+        raise AnnotationError(f"annotax has no {ast.unparse(tree)!r}; {hint}")
 
 
 _MISSING: Any = object()

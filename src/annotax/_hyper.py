@@ -5,22 +5,34 @@ same. The check runs as the field's converter, because Equinox calls converters 
 it looks at static fields itself, so ours is the first word on a wrong value.
 """
 
+import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    ForwardRef,
+    NewType,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
+from ._compat import ALIAS_TYPES
 from ._errors import HyperError, explain_error
 
 
 class HyperConverter:
     """Runs a field's own converter, then refuses what cannot be static."""
 
-    __slots__ = ("__signature__", "_converter", "_hint", "where")
+    __slots__ = ("__signature__", "_converter", "hint", "where")
 
     def __init__(
         self,
@@ -30,7 +42,7 @@ class HyperConverter:
         converter: Callable[[Any], Any] | None,
     ) -> None:
         self.where = where
-        self._hint = hint
+        self.hint = hint
         self._converter = converter
         # Equinox writes the annotation of a converter's argument into `__init__`.
         self.__signature__ = _signature(annotation, converter)
@@ -38,7 +50,7 @@ class HyperConverter:
     def __call__(self, value: Any) -> Any:
         if self._converter is not None:
             value = self._converter(value)
-        value = as_number(value, self._hint)
+        value = as_number(value, self.hint)
         refuse_dynamic(self.where, value)
         return value
 
@@ -71,14 +83,14 @@ def as_number(value: Any, hint: Any) -> Any:
     `0.0` as well. Numpy's scalars become plain ones: `np.float32(1)` equals `1.0` too, and
     yet computes in another dtype.
     """
+    hint = _plain(hint)
     for kind, accepted in _NUMBERS:
         if hint is kind:
             return kind(value) or kind() if isinstance(value, accepted) else value
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return as_number(value, arguments[0])
     if origin in (Union, types.UnionType):
-        return value if type(value) in arguments else _as_first(value, arguments)
+        options = tuple(map(_plain, arguments))
+        return value if type(value) in options else _as_first(value, options)
     if origin is tuple and type(value) is tuple and arguments:
         items = cast(tuple[Any, ...], value)
         each = arguments[:1] * len(items) if arguments[-1] is ... else arguments
@@ -92,6 +104,26 @@ def _as_first(value: Any, options: tuple[Any, ...]) -> Any:
     exact = [kind for kind, _ in _NUMBERS if kind in options]
     candidates = (as_number(value, option) for option in (*exact, *options))
     return next((new for new in candidates if new is not value), value)
+
+
+def _plain(hint: Any) -> Any:
+    """The type behind whatever names or marks it."""
+    while True:
+        head = get_origin(hint) or hint
+        if head is Annotated or head is Final:
+            hint = get_args(hint)[0] if get_args(hint) else Any
+        elif isinstance(head, ALIAS_TYPES):
+            # The argument of `type Rate[T] = Hyper[T]` is what the alias is about.
+            value = head.__value__
+            free = getattr(value, "__parameters__", ())
+            hint = value[get_args(hint)] if free and get_args(hint) else value
+        elif isinstance(hint, NewType):
+            hint = hint.__supertype__
+        elif isinstance(hint, ForwardRef | str):
+            text = hint if isinstance(hint, str) else hint.__forward_arg__
+            return {"float": float, "int": int, "bool": bool}.get(text, hint)
+        else:
+            return hint
 
 
 _DYNAMIC = jax.Array | np.ndarray | np.generic
@@ -108,7 +140,7 @@ def refuse_dynamic(where: str, value: Any) -> None:
     """
     if type(value) in _PLAIN and _equals_itself(value):  # nearly all there are
         return
-    leaves = jax.tree_util.tree_leaves(value)
+    leaves = _contents(value)
     arrays: list[Any] = [x for x in leaves if isinstance(x, _DYNAMIC)]
     if arrays:
         raise HyperError(_array_message(where, value, arrays[0]))
@@ -127,6 +159,21 @@ def refuse_dynamic(where: str, value: Any) -> None:
                 fix="use None for 'not given'",
             )
         )
+
+
+def _contents(value: Any) -> list[Any]:
+    """The leaves of a value, also of those that hide in functions and frozen sets."""
+    if isinstance(value, functools.partial):
+        whole = cast("functools.partial[Any]", value)
+        return _contents((whole.func, whole.args, whole.keywords))
+    if isinstance(value, types.MethodType):
+        return _contents(value.__self__)
+    leaves: list[Any] = []
+    for leaf in jax.tree_util.tree_leaves(value):
+        hides = isinstance(leaf, functools.partial | types.MethodType) and leaf is not value
+        leaves += _contents(leaf) if hides else [leaf]
+        leaves += cast("frozenset[Any]", leaf) if isinstance(leaf, frozenset) else ()
+    return leaves
 
 
 def _equals_itself(value: Any) -> bool:

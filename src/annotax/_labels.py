@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ._errors import SelectionError, explain_error, listing
+from ._errors import SelectionError, describe, explain_error, listing
 from ._layout import Layout
 from ._selection import Selection
 from ._view import view
@@ -75,4 +75,14 @@ def labels(selections: Mapping[str, Any], default: str | None = None) -> Labels:
     **Raises:** `SelectionError`, when it is applied, if two labels overlap or a leaf has
     none; the message lists the paths.
     """
+    if not isinstance(selections, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        raise SelectionError(
+            explain_error(
+                "labels",
+                "these are no labels",
+                expected="a mapping from labels to selections",
+                found=describe(selections),
+                fix='labels({"head": by_path("head.**")}, default="body")',
+            )
+        )
     return Labels({name: Selection.of(s) for name, s in selections.items()}, default)

@@ -5,6 +5,7 @@ leaves, labels and all other views read the result. A layout depends on the clas
 keys in a tree, never on values, and not on the values of static fields either.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,7 +26,6 @@ from ._errors import StructureError, explain_error, listing
 from ._field import FieldSpec, Origin
 from ._leaves import LeafKey, Leaves
 from ._path import join, steps_of
-from ._registry import registry
 from ._role import BUFFER, PARAM, Role
 from ._specs import field_specs
 
@@ -238,7 +238,7 @@ class _Traversal:
             self._leaf(path, way)
             return
         self.hash_tells = False
-        specs = _registered_specs(type(node))
+        specs = _dataclass_specs(type(node))
         for (_, child), step in zip(
             pairs, steps_of([key for key, _ in pairs]), strict=True
         ):
@@ -247,11 +247,10 @@ class _Traversal:
             self.visit(child, join(path, step), further)
 
 
-def _registered_specs(cls: type) -> dict[str, FieldSpec]:
-    """The specs of a registered dataclass that is a PyTree but no Equinox module."""
-    if not any(base in registry.registrations for base in cls.__mro__):
-        return {}
-    return {spec.name: spec for spec in field_specs(cls)}
+def _dataclass_specs(cls: type) -> dict[str, FieldSpec]:
+    """The specs of a dataclass that is a PyTree but no Equinox module."""
+    specs = field_specs(cls) if dataclasses.is_dataclass(cls) else ()
+    return {spec.name: spec for spec in specs}
 
 
 def traverse(tree: Any, treedef: Any) -> Layout:

@@ -13,7 +13,7 @@ import jax
 from jax.tree_util import DictKey
 
 from ._axes import Axes
-from ._errors import FieldError, did_you_mean, explain_error
+from ._errors import did_you_mean, explain_error
 from ._role import Role
 
 # Their types for PyTrees are partly unknown.
@@ -118,15 +118,15 @@ class Leaves(Mapping[str, Any]):
         return hash(self.static)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise FieldError(
-            explain_error(
-                "Leaves",
-                f"cannot be changed: {name!r}",
-                fix="jax.tree.map(...) over it, or annotax.update(model, leaves)",
-            )
+        fix = (
+            "jax.tree.map(...) makes new Leaves, annotax.update(model, leaves) a new model"
+        )
+        raise AttributeError(
+            explain_error("Leaves", f"cannot be changed: {name!r}", fix=fix)
         )
 
-    __delattr__ = __setattr__  # pyright: ignore[reportAssignmentType] -- refuses either way
+    def __delattr__(self, name: str) -> None:
+        setattr(self, name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Leaves, (self.static, self._values))

@@ -69,4 +69,4 @@ class Module(eqx.Module, metaclass=Meta):
 
     def __check_init__(self) -> None:
         if type(self) in registry.unsettled:
-            settle(type(self))
+            settle(self)

@@ -44,7 +44,7 @@ def segment(key: Any) -> str:
         return str(key.key)
     name = key.name if isinstance(key, GetAttrKey) else key
     name = name.key if isinstance(name, DictKey) else name
-    if isinstance(name, str) and name.isidentifier():
+    if type(name) is str and name.isidentifier():
         return name
     text = f"[{name!r}]"
     # A repr that does not close its own brackets and quotes would run into what follows.

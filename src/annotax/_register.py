@@ -58,15 +58,15 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
             )
         )
     names = [f.name for f in dataclasses.fields(cls)]
-    for name in fields:
-        if name not in names:
-            raise FieldError(
-                explain_error(
-                    f"{cls.__name__}.{name}",
-                    "the class has no such field",
-                    fix=did_you_mean(name, names),
-                )
+    unknown = [name for name in fields if name not in names]
+    if unknown:
+        raise FieldError(
+            explain_error(
+                f"{cls.__name__}.{', '.join(unknown)}",
+                "the class has no such field",
+                fix="\n".join(did_you_mean(name, names) for name in unknown),
             )
+        )
     given = {name: _options(value) for name, value in fields.items()}
     registry.register(cls, {**registered_annotations(cls), **given})
     return cls

@@ -5,7 +5,8 @@ and a field spec refers to the class that declares it, so weak keys would free n
 Instances and arrays are never stored.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,25 +43,39 @@ class _Registry:
         self.declarations: dict[type, Declaration] = {}
         self.registrations: dict[type, dict[str, FieldOptions]] = {}
         self.unsettled: set[type] = set()
-        self.field_specs: dict[type, tuple[FieldSpec, ...]] = {}
         self.version = 0
+        self._specs: dict[type, tuple[FieldSpec, ...]] = {}
+        self._lock = threading.Lock()
 
     def declare(self, cls: type, declaration: Declaration) -> None:
         """Record what a class says, for the first time or with more names resolved."""
         known_before = cls in self.declarations
         self.declarations[cls] = declaration
         if known_before:
-            self.invalidate()
+            self._invalidate()
 
     def register(self, cls: type, options: Mapping[str, FieldOptions]) -> None:
         """Record what somebody says of a class that is not ours; the last word wins."""
-        self.registrations[cls] = {**self.registrations.get(cls, {}), **options}
-        self.invalidate()
+        with self._lock:
+            known = self.registrations.get(cls, {})
+            self.registrations[cls] = {**known, **options}
+        self._invalidate()
 
-    def invalidate(self) -> None:
+    def specs(
+        self, cls: type, make: Callable[[], tuple[FieldSpec, ...]]
+    ) -> tuple[FieldSpec, ...]:
+        """The cached specs of a class, made if there are none."""
+        cache = self._specs  # replaced, not emptied: what is made from old facts is lost
+        found = cache.get(cls)
+        if found is None:
+            found = cache[cls] = make()
+        return found
+
+    def _invalidate(self) -> None:
         """Make everything derived from the registry be derived anew."""
-        self.field_specs = {}
-        self.version += 1
+        with self._lock:
+            self._specs = {}
+            self.version += 1
 
 
 registry = _Registry()

@@ -8,6 +8,7 @@ the class is finished.
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -20,9 +21,9 @@ from ._field import FieldSpec, agreed_role, is_hyper, options_of
 from ._hint import Hint, names_in, read_hint
 from ._hyper import HyperConverter
 from ._registry import Declaration, Pending, registry
-from ._role import BUFFER, Role
+from ._role import BUFFER, Role, role_or_none
 from ._scope import Scope, class_scope
-from ._specs import field_specs, make_spec
+from ._specs import field_specs, make_spec, promised_role
 
 _FORM_NAMES = {
     "abstract": "AbstractVar",
@@ -47,11 +48,11 @@ def declare(cls: type) -> None:
     pending: list[Pending] = []
     changed = dict(annotations)
     for name, annotation in annotations.items():
-        hint = _read(cls, name, annotation, scope)
+        hint, role = _read(cls, name, annotation, scope)
         if hint.missing:
             pending.append(_pending(name, annotation, scope))
         if hint.kind == "field":
-            specs[name] = _declared_spec(cls, name, hint)
+            specs[name] = _declared_spec(cls, name, hint, role)
             if is_hyper(specs[name].role):
                 _make_static(cls, specs[name], annotation)
         elif hint.kind in ("abstract", "abstract class"):
@@ -70,8 +71,8 @@ def declare(cls: type) -> None:
     registry.declare(cls, Declaration(specs, abstract, tuple(pending)))
 
 
-def _read(cls: type, name: str, annotation: Any, scope: Scope) -> Hint:
-    """Read one annotation and refuse roles where no role can stand."""
+def _read(cls: type, name: str, annotation: Any, scope: Scope) -> tuple[Hint, Role | None]:
+    """Read one annotation and its role, and refuse a role where none can stand."""
     where = f"{cls.__name__}.{name}"
     try:
         hint = read_hint(annotation, scope)
@@ -85,7 +86,7 @@ def _read(cls: type, name: str, annotation: Any, scope: Scope) -> Hint:
         or form is None
         or (hint.kind.startswith("abstract") and not hint.inner_form)
     ):
-        return hint
+        return hint, role
     is_abstract = "Abstract" in form
     raise AnnotationError(
         explain_error(
@@ -107,12 +108,20 @@ def _pending(name: str, annotation: Any, scope: Scope) -> Pending:
     return Pending(name, annotation, known)
 
 
-def _declared_spec(cls: type, name: str, hint: Hint) -> FieldSpec:
-    value = cls.__dict__.get(name)
-    options = options_of(value)
-    role = agreed_role(f"{cls.__name__}.{name}", hint.roles, options.role, hint)
+def _declared_spec(cls: type, name: str, hint: Hint, role: Role | None) -> FieldSpec:
+    value: Any = cls.__dict__.get(name)
+    if role_or_none(value) is not None:
+        raise AnnotationError(
+            explain_error(
+                f"{cls.__name__}.{name}",
+                "a role is no value",
+                expected="the role in the annotation",
+                found=f"{name}: {hint.text} = {value!r}",
+                fix=f"{name}: Role[...], or {name}: ... = annotax.field(role=...)",
+            )
+        )
     if role is None:
-        role = _abstract_role(cls, name)
+        role = promised_role(cls.__mro__[1:], name)
     static = isinstance(value, dataclasses.Field) and value.metadata.get("static", False)
     if static and role is not None and not is_hyper(role):
         raise AnnotationError(
@@ -124,19 +133,7 @@ def _declared_spec(cls: type, name: str, hint: Hint) -> FieldSpec:
                 fix="drop static=True, or annotate it Hyper[...]",
             )
         )
-    return make_spec(cls, name, hint, options, role, "declared", value)
-
-
-def _abstract_role(cls: type, name: str) -> Role | None:
-    """The role that an abstract declaration of the field promises, if one does."""
-    for base in cls.__mro__[1:]:
-        declaration = registry.declarations.get(base)
-        if declaration is not None:
-            if name in declaration.specs:
-                return None
-            if name in declaration.abstract:
-                return declaration.abstract[name]
-    return None
+    return make_spec(cls, name, hint, options_of(value), role, "declared", value)
 
 
 def _make_static(cls: type, spec: FieldSpec, annotation: Any) -> None:
@@ -159,22 +156,14 @@ def _hyper_properties(cls: type, annotations: Mapping[str, Any]) -> list[str]:
 
     Equinox would write the converted value back, and a property takes none.
     """
-    return [
-        name
-        for name, value in cls.__dict__.items()
-        if isinstance(value, property) and name not in annotations
-        for spec in _inherited(cls, name)
-        if is_hyper(spec.role)
-    ]
-
-
-def _inherited(cls: type, name: str) -> list[FieldSpec]:
-    """The spec of the nearest base that declares a field of this name."""
-    for base in cls.__mro__[1:]:
-        declaration = registry.declarations.get(base)
-        if declaration is not None and name in declaration.specs:
-            return [declaration.specs[name]]
-    return []
+    found: list[str] = []
+    for name, value in cls.__dict__.items():
+        if isinstance(value, property) and name not in annotations:
+            declared = (registry.declarations.get(base) for base in cls.__mro__[1:])
+            specs = (d.specs[name] for d in declared if d is not None and name in d.specs)
+            if any(is_hyper(spec.role) for spec in islice(specs, 1)):
+                found.append(name)
+    return found
 
 
 # --- when it is finished -------------------------------------------------------------

@@ -7,6 +7,7 @@ the plain type, and every tool that does not know annotax ignores the marker.
 
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+from ._compat import ALIAS_TYPES
 from ._errors import AnnotationError, explain_error
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class Role:
 
         **Raises:** `AnnotationError` if `role` is neither a role nor an alias of one.
         """
-        found = _role_or_none(role)
+        found = role_or_none(role)
         if found is None:
             raise AnnotationError(
                 explain_error(
@@ -107,7 +108,7 @@ class Role:
         return self._ancestry[: len(ancestry)] == ancestry
 
     def __eq__(self, other: object) -> bool:
-        found = _role_or_none(other)
+        found = role_or_none(other)
         return NotImplemented if found is None else self._ancestry == found._ancestry
 
     def __hash__(self) -> int:
@@ -123,7 +124,14 @@ class Role:
         return f"Role({' < '.join(reversed(self._ancestry))})"
 
 
-def _role_or_none(value: object) -> Role | None:
+def role_or_none(value: object) -> Role | None:
+    """The role that a value is, or of which it is an alias; PEP 695 aliases too."""
+    head: Any = get_origin(value) or value
+    if isinstance(head, ALIAS_TYPES):
+        try:
+            return role_or_none(head.__value__)
+        except NameError:  # it names what does not exist yet
+            return None
     if isinstance(value, Role):
         return value
     if get_origin(value) is Annotated:

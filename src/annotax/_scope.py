@@ -44,13 +44,6 @@ def class_scope(cls: type, annotations: Mapping[str, Any]) -> Scope:
     return Scope(layers)
 
 
-def module_scope(cls: type) -> Scope:
-    """The names of the module in which a class stands."""
-    return Scope(
-        lambda: [vars(sys.modules[cls.__module__])] if cls.__module__ in sys.modules else []
-    )
-
-
 def _enclosing_scopes(cls: type) -> list[Mapping[str, Any]]:
     """The locals of the functions around a class, as far as they run now, and globals."""
     around = cls.__qualname__.split(".<locals>.")[:-1]

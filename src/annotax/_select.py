@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ._errors import SelectionError, explain_error, listing
+from ._errors import SelectionError, describe, explain_error, listing
 from ._layout import is_inexact_array, leaf_role
 from ._leaves import Leaves
 from ._path import compile_pattern, matches
@@ -61,6 +61,8 @@ def by_path(pattern: str) -> Selection:
 
     **Raises:** `SelectionError` if the pattern is malformed.
     """
+    given: Any = pattern
+    _insist(isinstance(given, str), "by_path", "a pattern", given, "by_path('**.bias')")
     compiled = compile_pattern(pattern)
 
     def mask(seen: View) -> Mask:
@@ -76,6 +78,8 @@ def by_tag(tag: str) -> Selection:
         >>> import annotax as anx, optax
         >>> tx = optax.adamw(1e-3, mask=~anx.by_tag("no_decay"))
     """
+    given: Any = tag
+    _insist(isinstance(given, str), "by_tag", "a tag", given, "by_tag('a') | by_tag('b')")
 
     def mask(seen: View) -> Mask:
         return [tag in entry.tags for entry in seen.layout.entries]
@@ -91,11 +95,26 @@ def by(predicate: Callable[[Any], Any]) -> Selection:
         >>> anx.by(lambda record: record.ndim >= 2).paths([jnp.ones(3), jnp.ones((3, 3))])
         ('1',)
     """
+    fix = "by(lambda record: record.ndim >= 2)"
+    _insist(callable(predicate), "by", "a function of a record", predicate, fix)
 
     def mask(seen: View) -> Mask:
         return [bool(predicate(record)) for record in view_records(seen)]
 
     return Selection(f"by({getattr(predicate, '__name__', '...')})", mask)
+
+
+def _insist(fits: bool, function: str, expected: str, found: Any, fix: str) -> None:
+    if not fits:
+        raise SelectionError(
+            explain_error(
+                f"{function}(...)",
+                "this cannot select",
+                expected=expected,
+                found=describe(found),
+                fix=fix,
+            )
+        )
 
 
 class _Marker:
@@ -131,7 +150,7 @@ def at(where: Callable[[Any], Any]) -> Selection:
                     "at",
                     "the function returns something that is no leaf of the model",
                     expected=f"leaves or nodes of the {type(seen.tree).__name__}",
-                    found=listing(f"a {type(stranger).__name__}" for stranger in strangers),
+                    found=listing(map(describe, strangers)),
                     fix="static fields (Hypers) and computed values cannot be selected",
                 )
             )

@@ -8,8 +8,12 @@ outside.
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
+
 from ._compat import tree_flatten
-from ._errors import SelectionError, explain_error, listing
+from ._errors import SelectionError, describe, explain_error, listing
+from ._leaves import Leaves
+from ._role import role_or_none
 from ._view import View, view
 
 Mask = list[bool]
@@ -50,15 +54,24 @@ class Selection:
         """
         if isinstance(selection, Selection):
             return selection
-        if callable(selection) and not isinstance(selection, type):
+        role = role_or_none(selection)
+        # A model can often be called too, and a tree of booleans is one.
+        is_tree = isinstance(selection, eqx.Module | type | Leaves)
+        if callable(selection) and not is_tree and role is None:
             return _from_function(selection)
+        fix = None
+        if role is not None:
+            fix = f"annotax.by_role(annotax.{role.kind.name.capitalize()})"
+        elif isinstance(selection, str):
+            fix = f"annotax.by_path({selection!r})"
         raise SelectionError(
             explain_error(
                 "selection",
-                "this selects nothing",
+                "this is no selection",
                 expected="a selection such as trainable_filter, or a function from a model "
                 "to a tree of booleans",
-                found=f"a {type(selection).__name__}",
+                found=describe(selection),
+                fix=fix or "give the selection itself, not the tree that it makes",
             )
         )
 
@@ -114,6 +127,16 @@ class Selection:
     def __or__(self, other: "Selection") -> "Selection":
         return _combine(self, other, "|", lambda a, b: a or b)
 
+    def __bool__(self) -> bool:
+        raise SelectionError(
+            explain_error(
+                self._text,
+                "a selection is neither true nor false",
+                expected="& for and, | for or, ~ for not",
+                found="`and`, `or`, `not` or `if`",
+            )
+        )
+
     def __invert__(self) -> "Selection":
         return Selection(f"~{self._text}", lambda seen: [not x for x in self._mask(seen)])
 
@@ -126,8 +149,9 @@ def _bare_leaf_message(text: str, leaf: Any) -> str:
         text,
         "asked about a leaf on its own, which has no path and no role",
         expected="a model, Leaves, or another tree",
-        found=f"a {type(leaf).__name__}",
-        fix=f"call the selection on the model: eqx.partition(model, {text}(model))",
+        found=describe(leaf),
+        fix=f"call the selection on the model: eqx.partition(model, {text}(model));\n"
+        "for optax.inject_hyperparams name it: static_args=('mask',)",
     )
 
 
@@ -159,7 +183,8 @@ def _from_function(function: Callable[[Any], Any]) -> Selection:
                     name,
                     "the function is no selection",
                     expected="a tree of the model's own shape with a bool at every leaf",
-                    found=f"a {type(tree).__name__}",
+                    found=describe(tree),
+                    fix="annotax.at(...) selects by nodes, annotax.by(...) by leaves",
                 )
             )
         return flags

@@ -5,72 +5,119 @@ role is not, because by then the class is a finished PyTree node.
 """
 
 import dataclasses
+import warnings
+from typing import Any
 
-from ._errors import AnnotationError, explain_error
-from ._field import FieldSpec
+import equinox as eqx
+import jax
+import numpy as np
+
+from ._errors import AnnotationError, AnnotationWarning, explain_error
+from ._field import FieldSpec, is_hyper
 from ._hint import Hint, read_hint
-from ._registry import Pending, registry
+from ._hyper import HyperConverter
+from ._registry import Declaration, registry
 from ._role import Role
 from ._scope import Scope, class_scope
+from ._specs import field_specs, lost_role_message
 
-_ROLE_NAMES = {"Param", "Buffer", "Hyper"}
 
-
-def settle(cls: type) -> None:
-    """Read again what could not be resolved when `cls` and its bases were made.
+def settle(module: Any) -> None:
+    """Read again what could not be resolved when a module's class was made.
 
     **Raises:** `AnnotationError` if a name turns out to be a role only now: by now the
-    class is a finished PyTree node, and the role would be half true.
+    class is a finished PyTree node, and the role would be half true. Warns of an
+    annotation that still cannot be read, if the class has roles and the field holds what
+    a role would be about: plain names are often imported for type checkers alone.
     """
+    cls: Any = type(module)
+    unread: list[tuple[type, FieldSpec]] = []
     for base in cls.__mro__:
         declaration = registry.declarations.get(base)
-        if declaration is None or not declaration.pending:
-            continue
-        scope = class_scope(base, declaration.specs)
-        specs = dict(declaration.specs)
-        for late in declaration.pending:
-            if late.name in specs:
-                specs[late.name] = _settled_spec(base, specs[late.name], late, scope)
-        if specs != declaration.specs:
-            registry.declare(
-                base, dataclasses.replace(declaration, specs=specs, pending=())
-            )
+        if declaration is not None and declaration.pending:
+            unread += [(base, spec) for spec in _settle_class(base, declaration)]
     registry.unsettled.discard(cls)
+    _convert_again(module)
+    has_roles = any(spec.role is not None for spec in field_specs(cls))
+    for base, spec in unread:
+        if has_roles and _holds_data(getattr(module, spec.name, None)):
+            # The frames between here and the user: `__check_init__` and Equinox.
+            warnings.warn(_unread_message(base, spec), AnnotationWarning, stacklevel=4)
 
 
-def _settled_spec(cls: type, spec: FieldSpec, late: Pending, scope: Scope) -> FieldSpec:
-    layered = Scope(lambda: (late.known, *scope.layers))
-    hint = read_hint(late.annotation, layered)
-    role = hint.roles[0] if hint.roles else None
-    lost = [name for name in hint.missing if name.rpartition(".")[2] in _ROLE_NAMES]
-    if spec.role is None and (
-        role is not None or any(f"{name}[" in hint.text for name in lost)
-    ):
-        raise AnnotationError(
-            _late_role_message(f"{cls.__name__}.{spec.name}", hint, role, lost)
-        )
-    if isinstance(hint.type, str):
-        return spec
-    axes = hint.axes if spec.axes is None else spec.axes
-    return dataclasses.replace(spec, hint=hint.type, axes=axes)
+def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:
+    """Take late types into the specs of one class; returns those still without one."""
+    scope = class_scope(cls, declaration.specs)
+    specs = dict(declaration.specs)
+    unread: list[FieldSpec] = []
+    for late in declaration.pending:
+        known = late.known
+        hint = read_hint(late.annotation, Scope(lambda k=known: (k, *scope.layers)))
+        spec = specs.get(late.name)
+        role = declaration.abstract.get(late.name) if spec is None else spec.role
+        if role is None:
+            _refuse_late_role(f"{cls.__name__}.{late.name}", hint)
+        if spec is None:
+            continue
+        if hint.missing:
+            unread += [spec] if role is None else []
+        else:
+            axes = hint.axes if spec.axes is None else spec.axes
+            specs[late.name] = dataclasses.replace(spec, hint=hint.type, axes=axes)
+    if specs != declaration.specs:
+        registry.declare(cls, dataclasses.replace(declaration, specs=specs, pending=()))
+    return unread
 
 
-def _late_role_message(where: str, hint: Hint, role: Role | None, lost: list[str]) -> str:
-    if role is not None:
-        problem = "its role could not be read when the class was made"
-        found = f"{hint.text!r}, which is a {role.name} only since"
-        name = role.kind.name.capitalize()
-    else:
-        problem = (
-            "its role cannot be read: a name in the annotation does not exist at run time"
-        )
-        found = f"{hint.text!r} without {', '.join(lost)}"
-        name = lost[0].rpartition(".")[2]
+def _refuse_late_role(where: str, hint: Hint) -> None:
+    if hint.roles:
+        raise AnnotationError(_late_role_message(where, hint, hint.roles[0]))
+    if hint.lost_roles:
+        raise AnnotationError(lost_role_message(where, hint))
+
+
+def _late_role_message(where: str, hint: Hint, role: Role) -> str:
     return explain_error(
         where,
-        problem,
+        "its role could not be read when the class was made",
         expected="the name of the role to be defined before the class",
-        found=found,
-        fix=f"import or define it first (not under TYPE_CHECKING), or write the twin:\n"
-        f"{where.rpartition('.')[2]}: ... = annotax.field(role=annotax.{name})",
+        found=f"{hint.text!r}, which is a {role.name} only since",
+        fix="import or define it first (not under TYPE_CHECKING), or write the twin:\n"
+        f"{where.rpartition('.')[2]}: ... = "
+        f"annotax.field(role=annotax.{role.kind.name.capitalize()})",
+    )
+
+
+def _convert_again(module: Any) -> None:
+    """Store numbers as hints say that are known only since this first construction."""
+    specs = {
+        name: spec
+        for base in reversed(type(module).__mro__)
+        if (declaration := registry.declarations.get(base)) is not None
+        for name, spec in declaration.specs.items()
+    }
+    for f in dataclasses.fields(module):
+        converter, spec = f.metadata.get("converter"), specs.get(f.name)
+        if not isinstance(converter, HyperConverter) or spec is None:
+            continue
+        if is_hyper(spec.role) and converter.hint is not spec.hint:
+            converter.hint = spec.hint
+            object.__setattr__(module, f.name, converter(getattr(module, f.name)))
+
+
+def _holds_data(value: object) -> bool:
+    """Whether a value holds arrays or numbers of its own, not only other modules."""
+    data = jax.Array | np.ndarray | np.generic | int | float | complex
+    leaves = jax.tree_util.tree_leaves(value, is_leaf=lambda x: isinstance(x, eqx.Module))
+    return any(isinstance(leaf, data) for leaf in leaves)
+
+
+def _unread_message(cls: type, spec: FieldSpec) -> str:
+    return explain_error(
+        f"{cls.__name__}.{spec.name}",
+        "its annotation cannot be read at run time, so it counts as a field without a role",
+        expected="names that exist at run time",
+        found=f"{spec.text!r}",
+        fix="import its names outside of TYPE_CHECKING; if it has a role, write the twin:\n"
+        f"{spec.name}: ... = annotax.field(role=...)",
     )

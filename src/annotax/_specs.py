@@ -4,7 +4,7 @@ Stands apart from `_resolve`, which makes classes of ours: this file only asks.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +22,7 @@ from ._field import (
 from ._hint import Hint, read_hint
 from ._registry import registry
 from ._role import Role
-from ._scope import class_scope, module_scope
+from ._scope import Scope, class_scope
 
 
 def field_specs(cls: type) -> tuple[FieldSpec, ...]:
@@ -31,15 +31,31 @@ def field_specs(cls: type) -> tuple[FieldSpec, ...]:
     **Raises:** `AnnotationError` if a plain `equinox.Module` annotates roles and nobody
     registered it: they would have no effect.
     """
-    specs = registry.field_specs.get(cls)
-    if specs is None:
-        specs = tuple(_effective_spec(cls, f) for f in dataclasses.fields(cls))
-        registry.field_specs[cls] = specs
-    return specs
+    fields = dataclasses.fields(cls)
+    return registry.specs(cls, lambda: tuple(_effective_spec(cls, f) for f in fields))
 
 
 def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
-    owner = _declaring_class(cls, f.name)
+    spec = _own_spec(cls, f)
+    role = promised_role(cls.__mro__, f.name) if spec.role is None else None
+    if role is None:
+        return spec
+    if is_hyper(role) and not spec.static:
+        raise AnnotationError(
+            explain_error(
+                f"{cls.__name__}.{f.name}",
+                "a base promises a Hyper, and the field that implements it is not static",
+                expected="Hyper[...] where the field is annotated",
+                found=f"{spec.text!r} in {spec.declared_by.__name__}",
+                fix=f"annotate {f.name} again in {cls.__name__}, as Hyper[...]",
+            )
+        )
+    return dataclasses.replace(spec, role=role, origin="declared")
+
+
+def _own_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
+    """What the class that declares the field says, or who registered it."""
+    owner = _declaring_class(cls, f)
     declaration = registry.declarations.get(owner)
     if declaration is not None and f.name in declaration.specs:
         spec, converter = declaration.specs[f.name], f.metadata.get("converter")
@@ -53,10 +69,46 @@ def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
     return make_spec(owner, f.name, hint, options, options.role, "registered", f)
 
 
-def _declaring_class(cls: type, name: str) -> type:
-    """The class whose annotation made the field: the nearest dataclass that has one."""
+def promised_role(bases: Sequence[type], name: str) -> Role | None:
+    """The role that an abstract declaration promises for a field which names none.
+
+    The nearest base that names a role counts. A field of its own ends the promise: who
+    annotates that one again says everything anew.
+    """
+    for base in bases:
+        declaration = registry.declarations.get(base)
+        if declaration is None:
+            role = _foreign_promise(base, name)
+        elif name in declaration.specs and declaration.specs[name].role is not None:
+            return None
+        else:
+            role = declaration.abstract.get(name)
+        if role is not None:
+            return role
+    return None
+
+
+def _foreign_promise(base: type, name: str) -> Role | None:
+    annotations = own_annotations(base)
+    if name not in annotations:
+        return None
+    hint = _tolerant_hint(annotations[name], class_scope(base, annotations))
+    return hint.roles[0] if hint.roles and hint.kind == "abstract" else None
+
+
+def _tolerant_hint(annotation: Any, scope: Scope) -> Hint:
+    """An annotation of somebody else, who may mean no annotation by it."""
+    try:
+        return read_hint(annotation, scope)
+    except AnnotationError:
+        return Hint(str(annotation), str(annotation))
+
+
+def _declaring_class(cls: type, f: "dataclasses.Field[Any]") -> type:
+    """The class whose annotation made the field; `dataclasses` hands the object on."""
     for base in cls.__mro__:
-        if "__dataclass_fields__" in base.__dict__ and name in own_annotations(base):
+        own = base.__dict__.get("__dataclass_fields__", {})
+        if own.get(f.name) is f and f.name in own_annotations(base):
             return base
     return cls
 
@@ -73,12 +125,8 @@ def _registered_options(cls: type, owner: type, name: str) -> FieldOptions | Non
 
 
 def _foreign_hint(owner: type, f: "dataclasses.Field[Any]", *, refuse_roles: bool) -> Hint:
-    try:
-        hint = read_hint(f.type, module_scope(owner))
-    except AnnotationError:  # a string that is no annotation: none of our business here
-        return Hint(str(f.type), str(f.type))
-    written = hint.roles or ((options_of(f).role,) if options_of(f).role else ())
-    if refuse_roles and written:
+    hint = _tolerant_hint(f.type, class_scope(owner, own_annotations(owner)))
+    if refuse_roles and (hint.roles or hint.lost_roles or options_of(f).role):
         raise AnnotationError(
             explain_error(
                 f"{owner.__name__}.{f.name}",
@@ -98,9 +146,11 @@ def registered_annotations(cls: type) -> dict[str, FieldOptions]:
     found: dict[str, FieldOptions] = {}
     for f in dataclasses.fields(cls):
         if f.name in annotations:
-            hint = read_hint(annotations[f.name], scope)
-            options = options_of(f)
-            role = agreed_role(f"{cls.__name__}.{f.name}", hint.roles, options.role, hint)
+            hint = _tolerant_hint(annotations[f.name], scope)
+            options, where = options_of(f), f"{cls.__name__}.{f.name}"
+            role = agreed_role(where, hint.roles, options.role, hint)
+            if role is None and hint.lost_roles:
+                raise AnnotationError(lost_role_message(where, hint))
             if role is not None or options != FieldOptions():
                 found[f.name] = dataclasses.replace(options, role=role)
     return found
@@ -134,4 +184,18 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
         metadata=MappingProxyType({k: v for k, v in metadata.items() if k not in reserved}),
         persistent=options.persistent,
         converter=metadata.get("converter"),
+    )
+
+
+def lost_role_message(where: str, hint: Hint) -> str:
+    """The message for a role whose name does not exist at run time."""
+    field = where.rpartition(".")[2]
+    role = hint.lost_roles[0].rpartition(".")[2]
+    return explain_error(
+        where,
+        "its role cannot be read: a name in the annotation does not exist at run time",
+        expected="the name of the role to be defined before the class",
+        found=f"{hint.text!r} without {', '.join(hint.lost_roles)}",
+        fix="import or define it first (not under TYPE_CHECKING), or write the twin:\n"
+        f"{field}: ... = annotax.field(role=annotax.{role})",
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._errors import StructureError, explain_error, listing
+from ._errors import StructureError, describe, explain_error, listing
 from ._flat import gather, insist_on_leaves
 from ._layout import is_array
 from ._leaves import LeafKeys, Leaves
@@ -103,7 +103,8 @@ def _hashable(leaf: object, path: str) -> _Opaque:
                 path,
                 "a leaf that is no array goes into the structure, and this one has no hash",
                 expected="an array, or a hashable value",
-                found=f"a {type(leaf).__name__}",
+                found=describe(leaf),
+                fix="give its class a __hash__, or hold it in a static field",
             )
         ) from error
     text = repr(leaf) if isinstance(leaf, float | complex) else None
@@ -126,6 +127,15 @@ def merge(structure: Structure, *parts: Leaves) -> Any:
     **Raises:** `StructureError` if the number of `Leaves` or their paths are not those
     of the split; the message lists missing and unexpected paths.
     """
+    if not isinstance(structure, Structure):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        raise StructureError(
+            explain_error(
+                "merge",
+                "the structure comes first",
+                expected="merge(structure, *leaves), as split returned them",
+                found=describe(structure),
+            )
+        )
     insist_on_leaves("merge", *parts)
     if len(parts) != len(structure.keys):
         raise StructureError(

@@ -13,7 +13,7 @@ from ._layout import Layout, traverse
 from ._registry import registry
 
 _CACHED_HASHES = 512
-_CACHED_PER_HASH = 8
+_CACHED_PER_HASH = 4
 
 
 class View(NamedTuple):
@@ -31,6 +31,9 @@ def view(tree: Any) -> View:
     return View(tree, leaves, treedef, _cache.get(tree, treedef))
 
 
+_Bucket = list[tuple[Any, Layout]]
+
+
 class _LayoutCache:
     """Layouts by structure, bounded, the most recently used first.
 
@@ -42,38 +45,45 @@ class _LayoutCache:
     """
 
     def __init__(self) -> None:
-        self._version = -1
-        self._buckets: dict[int, list[tuple[Any, Layout]]] = {}
+        self._state: tuple[int, dict[int, _Bucket]] = (-1, {})
 
     def get(self, tree: Any, treedef: Any) -> Layout:
-        if self._version != registry.version:
-            self._buckets, self._version = {}, registry.version
+        """The layout of a tree with this structure."""
+        # What is made while somebody registers a class goes into the buckets of the
+        # version it was begun under, and these are not asked again.
+        version, buckets = self._state
+        if version != registry.version:
+            self._state = version, buckets = registry.version, {}
         key = hash(treedef)
-        bucket = self._buckets.get(key, [])
-        for at, (known, layout) in enumerate(bucket):
-            if _hash_tells(known, layout, treedef) or _equal(known, treedef):
-                if at:
-                    self._store(key, [bucket[at], *bucket[:at], *bucket[at + 1 :]])
-                return layout
-        layout = _same_but_for_statics(treedef, bucket) or traverse(tree, treedef)
-        if self._version == registry.version:
-            self._store(key, [(treedef, layout), *bucket[: _CACHED_PER_HASH - 1]])
+        bucket = buckets.get(key, [])
+        at, layout = _find(treedef, bucket)
+        if layout is None:
+            layout = _same_but_for_statics(treedef, bucket) or traverse(tree, treedef)
+        if at != 0 or next(reversed(buckets)) != key:
+            # A layout that its hash tells is found without its structure, whose static
+            # data need not be kept alive then.
+            first = (None if layout.hash_tells else treedef, layout)
+            rest = [known for i, known in enumerate(bucket) if i != at]
+            _store(buckets, key, [first, *rest[: _CACHED_PER_HASH - 1]])
         return layout
 
-    def _store(self, key: int, bucket: list[tuple[Any, Layout]]) -> None:
-        # Lists are replaced, never changed: another thread may be reading one.
-        self._buckets.pop(key, None)
-        self._buckets[key] = bucket
-        while len(self._buckets) > _CACHED_HASHES:
-            self._buckets.pop(next(iter(self._buckets)), None)
+
+def _find(treedef: Any, bucket: _Bucket) -> tuple[int, Layout | None]:
+    for at, (known, layout) in enumerate(bucket):
+        if layout.hash_tells or _equal(known, treedef):
+            return at, layout
+    return -1, None
 
 
-def _hash_tells(known: Any, layout: Layout, treedef: Any) -> bool:
-    """Whether a structure of the same hash must have the layout of a known one."""
-    return layout.hash_tells and known.num_nodes == treedef.num_nodes
+def _store(buckets: dict[int, _Bucket], key: int, bucket: _Bucket) -> None:
+    """Put a bucket last; lists are replaced, because another thread may be reading one."""
+    buckets.pop(key, None)
+    buckets[key] = bucket
+    while len(buckets) > _CACHED_HASHES:
+        buckets.pop(next(iter(buckets)), None)
 
 
-def _same_but_for_statics(treedef: Any, bucket: list[tuple[Any, Layout]]) -> Layout | None:
+def _same_but_for_statics(treedef: Any, bucket: _Bucket) -> Layout | None:
     """The layout of a structure that differs only in values of static fields."""
     tried: list[Layout] = []
     for known, layout in bucket:
