@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from typing import Annotated, Any, TypeVar
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import pytest
 from jaxtyping import Array, Float
 
 import annotax as anx
+from annotax import _buffer
 
 T = TypeVar("T")
 
@@ -266,6 +268,41 @@ def test_nothing_happens_outside_of_tracing(monkeypatch):
         jax.jit(lambda m: m.table)(model)
 
 
+@pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="this JAX has no mutable arrays")
+def test_mutable_arrays_pass_through():
+    class Model(anx.Module):
+        count: anx.Buffer[Any]
+        nested: anx.Buffer[list[Any]]
+
+    model = Model(jax.new_ref(jnp.zeros(())), [jax.new_ref(jnp.zeros(()))])
+
+    @jax.jit
+    def step(model):
+        model.count[...] = model.count[...] + 1
+        model.nested[0][...] = 5.0
+
+    step(model)
+    step(model)
+    assert (float(model.count[...]), float(model.nested[0][...])) == (2, 5)
+
+
+def test_threads_do_not_share_what_is_being_put_together():
+    """While one thread rebuilds a buffered module, another must still stop gradients."""
+    found = []
+
+    def other():
+        found.append(jax.grad(loss)(norm(), X).mean.tolist())
+
+    _buffer._entering.stopped = True
+    try:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    finally:
+        _buffer._entering.stopped = False
+    assert found == [[0, 0, 0]]
+
+
 def test_equations_do_not_double_with_nesting():
     class Nest(anx.Module):
         inner: anx.Buffer[Any]
@@ -405,10 +442,16 @@ def test_hypers_are_neither_none_nor_traced():
         return loss(model, x)
 
     model, tx = net(0.25), optax.adamw(1e-2)
-    grads = jax.jit(jax.grad(watched))(model, X)
     state = tx.init(model)
-    updates, _ = tx.update(grads, state, model)
-    assert optax.apply_updates(model, updates).rate == 0.25
+
+    @jax.jit
+    def step(model, state):
+        updates, state = tx.update(jax.grad(watched)(model, X), state, model)
+        return optax.apply_updates(model, updates), state
+
+    for _ in range(2):
+        model, state = step(model, state)
+    assert model.rate == 0.25
     stacked = jax.tree.map(lambda a: jnp.stack([a, a]), model)
     jax.vmap(watched, in_axes=(0, None))(stacked, X)
     jax.lax.scan(lambda c, m: (c, watched(m, X)), 0, stacked)

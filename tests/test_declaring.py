@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from typing_extensions import TypeAliasType
 
 import annotax as anx
+from annotax._registry import registry
 from annotax._specs import field_specs
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ def load(name: str, source: str, tmp_path: Any) -> Any:
         ("anx.Param[Float[Missing, 'Hyper anx.Buffer']]", "param"),
         ("Annotated[anx.Param[Missing], 'anx.Buffer[int]']", "param"),
         ("BatchStat[Missing]", "batch_stat"),
+        ("dict[Missing, 'anx.Buffer[int]']", "buffer"),
         ("Weight", "param"),
         ("AliasType", "buffer"),
         (typing.Literal["anx.Param[Array]"], None),
@@ -566,6 +568,190 @@ def test_abstract_fields_as_future_annotations(tmp_path):
     with pytest.raises(TypeError, match="abstract"):
         module.Abstract()
     assert jax.tree_util.tree_leaves(module.Concrete(3)) == []
+
+
+def test_a_promise_holds_wherever_the_abstract_field_and_its_implementation_stand():
+    class Ours(anx.Module):
+        x: eqx.AbstractVar[anx.Buffer[Array]]
+
+    class Plain(eqx.Module):
+        x: eqx.AbstractVar[anx.Buffer[Array]]
+
+    class Mixin(anx.Module):
+        x: Array
+
+    class PlainMixin(eqx.Module):
+        x: Array
+
+    for bases in ((Plain, anx.Module), (Mixin, Ours), (PlainMixin, Ours), (Mixin, Plain)):
+        own = {"__annotations__": {"x": Array}} if bases[0] is Plain else {}
+        cls = type(anx.Module)("Concrete", bases, {"__module__": __name__, **own})
+        assert roles(cls) == {"x": "buffer"}
+        assert gradient(cls(jnp.ones(1))) == [0]
+
+    class Override(Ours):
+        x: anx.Param[Array]
+
+    class Again(Override):
+        x: Array
+
+    assert (roles(Override), roles(Again)) == ({"x": "param"}, {"x": None})
+
+
+def test_a_promised_hyper_that_is_not_static_is_refused():
+    class Abstract(anx.Module):
+        n: eqx.AbstractVar[anx.Hyper[int]]
+
+    class Mixin(eqx.Module):
+        n: int
+
+    with pytest.raises(anx.AnnotationError, match="promises a Hyper") as caught:
+
+        class Broken(Mixin, Abstract):
+            pass
+
+    assert "Broken.n" in str(caught.value)
+
+    class Fine(Abstract):
+        n: int
+
+    assert jax.tree_util.tree_leaves(Fine(3)) == []
+
+
+@pytest.mark.parametrize(("root", "side"), [(anx.Hyper, anx.Param), (anx.Param, anx.Hyper)])
+def test_diamonds_follow_the_dataclass(root, side):
+    class Root(anx.Module):
+        x: root[Any]
+
+    class Left(Root):
+        pass
+
+    class Right(Root):
+        x: side[Any]
+
+    class Both(Left, Right):
+        pass
+
+    twin = "static" in dataclasses.fields(Both)[0].metadata
+    assert field_specs(Both)[0].static == twin
+    value = 3 if twin else jnp.ones(2)
+    assert len(anx.records(Both(value))) == (not twin)
+
+
+def test_role_aliases_of_pep_695_are_roles():
+    Stat = TypeAliasType("Stat", BatchStat[T], type_params=(T,))
+
+    class Model(anx.Module):
+        x: Stat[Array]
+        y: Array = anx.field(role=Stat)
+
+    assert roles(Model) == {"x": "batch_stat", "y": "batch_stat"}
+    assert anx.by_role(Stat).count(Model(jnp.ones(1), jnp.ones(1))) == 2
+    assert anx.Role("x", parent=Stat).is_a(anx.Buffer)
+
+
+def test_a_role_object_is_as_good_as_its_alias():
+    stat = anx.Role("stat", parent=anx.Buffer)
+
+    class Model(anx.Module):
+        x: stat
+        y: "stat"
+
+    assert roles(Model) == {"x": "stat", "y": "stat"}
+
+
+def test_inner_functions_shadow_outer_ones():
+    def outer():
+        Alias = anx.Param[Array]  # noqa: F841
+
+        def inner():
+            Alias = anx.Buffer[Array]
+
+            class Model(anx.Module):
+                x: "Alias"
+
+            return Model
+
+        return inner()
+
+    assert roles(outer()) == {"x": "buffer"}
+
+
+def test_what_the_class_body_saw_is_kept_until_the_first_construction():
+    def make():
+        Local = Float[Array, "n m"]
+
+        class Model(anx.Module):
+            x: "anx.Param[tuple[Local, Late]]"
+
+        return Model
+
+    model = make()
+    globals()["Late"] = int
+    try:
+        model((jnp.ones((1, 1)), 1))
+    finally:
+        del globals()["Late"]
+    assert field_specs(model)[0].axes == ("n", "m")
+
+
+def test_settled_classes_are_settled_once():
+    class Model(anx.Module):
+        x: "anx.Param[NeverDefined]"
+
+    assert Model in registry.unsettled
+    Model(jnp.ones(1))
+    assert Model not in registry.unsettled
+
+    class Sub(Model):
+        pass
+
+    Sub(jnp.ones(1))
+    assert Sub not in registry.unsettled
+
+
+def test_class_keywords_reach_the_users_init_subclass():
+    seen = []
+
+    class Model(anx.Module):
+        def __init_subclass__(cls, tag="", **kwargs):
+            seen.append(tag)
+            super().__init_subclass__(**kwargs)
+
+    class Sub(Model, tag="word", strict=True):
+        x: anx.Hyper[int]
+
+    assert seen == ["word"]
+    assert jax.tree_util.tree_leaves(Sub(1)) == []
+
+    class Base:
+        def __init_subclass__(cls, word, **kwargs):
+            seen.append(word)
+            super().__init_subclass__(**kwargs)
+
+    class Other(anx.Module, Base, word="passed on"):
+        pass
+
+    assert seen[-1] == "passed on"
+
+
+def test_strings_of_others_that_are_no_annotations_are_left_alone():
+    class Foreign(eqx.Module):
+        x: "not an annotation ("
+
+    assert anx.trainable_filter.paths(Foreign(jnp.ones(1))) == ("x",)
+
+
+def test_roles_in_other_dataclass_pytrees_are_refused_until_registered():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Data:
+        a: anx.Buffer[Array]
+
+    with pytest.raises(anx.AnnotationError, match=r"Data\.a: a role in a class"):
+        anx.params([Data(jnp.ones(1))])
+    anx.register(Data)
+    assert list(anx.params([Data(jnp.ones(1))])) == []
 
 
 def test_a_property_may_stand_in_for_a_hyper_of_the_base():

@@ -2,15 +2,18 @@
 
 import functools
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, NewType, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typing_extensions import TypeAliasType
 
 import annotax as anx
+
+T = TypeVar("T")
 
 
 class Model(anx.Module):
@@ -75,6 +78,14 @@ def test_hashable_values_are_static(value):
         (Inner([]), "no hash"),
         (float("nan"), "a float that is or holds one unequal to itself"),
         ((1.0, float("nan")), "a tuple that is or holds"),
+        (frozenset({float("nan")}), "a frozenset that is or holds"),
+        (functools.partial(jnp.dot, jnp.ones(2)), "inside a partial"),
+        (
+            functools.partial(max, key=functools.partial(max, np.ones(1))),
+            "inside a partial",
+        ),
+        (Inner(jnp.ones(1)).__repr__, "inside a method"),
+        ((functools.partial(max, np.ones(1)),), "inside a tuple"),
         (np.float32(1.5), "an array of numpy float32[]"),
     ],
 )
@@ -118,6 +129,12 @@ def test_nothing_shows_array_values():
         (tuple[float, ...] | None, (1,), (1.0,)),
         (int, 1, 1),
         (str, "x", "x"),
+        ("float", 1, 1.0),
+        (NewType("Rate", float), 1, 1.0),
+        (TypeAliasType("Rate", float), 1, 1.0),
+        (TypeAliasType("Maybe", T | None, type_params=(T,))[float], 1, 1.0),
+        (Annotated[float, "per second"], 1, 1.0),
+        (Annotated[int, "count"] | float, 3, 3),
     ],
 )
 def test_numbers_are_stored_as_the_hint_says(hint, given, stored):
@@ -156,6 +173,27 @@ def test_a_string_annotation_converts_too():
         rate: "anx.Hyper[float]"
 
     assert type(Late(1).rate) is float
+
+
+def test_a_type_defined_later_is_obeyed_from_the_first_instance_on():
+    class Late(anx.Module):
+        rate: "anx.Hyper[Rate_]"
+
+    globals()["Rate_"] = float
+    try:
+        found = [type(Late(1).rate) for _ in range(2)]
+    finally:
+        del globals()["Rate_"]
+    assert found == [float, float]
+
+
+def test_the_role_inside_or_outside_of_a_union_means_the_same():
+    class Both(anx.Module):
+        a: anx.Hyper[int] | float
+        b: anx.Hyper[int | float]
+
+    both = Both(3, 3)
+    assert (type(both.a), type(both.b)) == (int, int)
 
 
 def test_the_users_converter_comes_first():
@@ -203,3 +241,20 @@ def test_replace_checks_converts_and_leaves_the_original_alone():
         anx.replace({"a": 1}, a=2)
     assert anx.replace(eqx.nn.Dropout(0.5), p=0.1).p == 0.1
     assert anx.replace(model) is not model
+    with pytest.raises(anx.FieldError, match=r"Counted\.rat, tabel: "):
+        anx.replace(model, rat=1.0, tabel=1.0)
+
+
+def test_replace_runs_the_checks_of_all_bases():
+    class Base(anx.Module):
+        n: anx.Hyper[int]
+
+        def __check_init__(self):
+            if self.n < 0:
+                raise ValueError("negative")
+
+    class Sub(Base):
+        pass
+
+    with pytest.raises(ValueError, match="negative"):
+        anx.replace(Sub(1), n=-1)

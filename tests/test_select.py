@@ -1,6 +1,7 @@
 """Selections and labels."""
 
 import dataclasses
+import enum
 from typing import Annotated, Any, TypeVar
 
 import equinox as eqx
@@ -219,6 +220,51 @@ def test_a_selection_that_was_not_called_on_the_model_is_refused():
             function(net(), anx.trainable_filter)
     assert "call the selection on the model" in str(caught.value)
     assert anx.trainable_filter(None) is None
+
+
+def test_and_or_not_are_refused():
+    tag = anx.by_tag("small")
+    for use in (lambda: tag and tag, lambda: tag or tag, lambda: not tag):
+        with pytest.raises(anx.SelectionError, match="neither true nor false") as caught:
+            use()
+    assert "& for and, | for or, ~ for not" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            lambda: anx.leaves(net(), anx.trainable_filter(net())),
+            "not the tree that it makes",
+        ),
+        (lambda: anx.trainable_filter & anx.trainable_filter(net()), "found:    a Net"),
+        (lambda: anx.leaves(net(), anx.params(net())), "found:    a Leaves"),
+        (lambda: anx.leaves(net(), LoRA), "annotax.by_role(annotax.Param)"),
+        (lambda: anx.leaves(net(), "head.**"), "annotax.by_path('head.**')"),
+        (lambda: anx.leaves(net(), lambda m: m.adapter), "annotax.at(...)"),
+        (lambda: anx.by_tag(["a", "b"]), "by_tag('a') | by_tag('b')"),
+        (lambda: anx.by_path(3), "found:    an int"),
+        (lambda: anx.by(3), "found:    an int"),
+        (lambda: anx.labels([1]), "found:    a list"),
+        (lambda: anx.labels({"a": "head"}), "annotax.by_path('head')"),
+    ],
+)
+def test_what_cannot_select_says_what_would(wrong, words):
+    with pytest.raises(anx.SelectionError) as caught:
+        wrong()
+    assert words in str(caught.value)
+
+
+def test_keys_that_are_enums_are_written_as_keys():
+    class Key(enum.StrEnum):
+        A = "a"
+
+    (path,) = anx.by_path("x[*]").paths({"x": {Key.A: 1.0}})
+    assert path == "x[<Key.A: 'a'>]"
+
+
+def test_leaves_say_declared():
+    assert {r.origin for r in anx.records(anx.params(net()))} == {"declared"}
 
 
 def test_labels():

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 
@@ -141,11 +141,16 @@ def _strings(option: str, values: Any, *, none: bool = False) -> tuple[Any, ...]
     )
 
 
+def field_metadata(value: object) -> Mapping[str, Any]:
+    """The metadata of a dataclass field; none for anything else."""
+    if isinstance(value, dataclasses.Field):
+        return cast("dataclasses.Field[Any]", value).metadata
+    return _NO_METADATA
+
+
 def options_of(value: object) -> FieldOptions:
     """The options that a dataclass field carries; the defaults for anything else."""
-    if isinstance(value, dataclasses.Field):
-        return value.metadata.get(METADATA_KEY, NO_OPTIONS)
-    return NO_OPTIONS
+    return field_metadata(value).get(METADATA_KEY, NO_OPTIONS)
 
 
 def agreed_role(

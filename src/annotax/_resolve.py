@@ -17,7 +17,7 @@ import equinox as eqx
 from ._buffer import BufferSlot, UnsetField
 from ._compat import own_annotations
 from ._errors import AnnotationError, explain_error
-from ._field import FieldSpec, agreed_role, is_hyper, options_of
+from ._field import FieldSpec, agreed_role, field_metadata, is_hyper, options_of
 from ._hint import Hint, names_in, read_hint
 from ._hyper import HyperConverter
 from ._registry import Declaration, Pending, registry
@@ -122,7 +122,7 @@ def _declared_spec(cls: type, name: str, hint: Hint, role: Role | None) -> Field
         )
     if role is None:
         role = promised_role(cls.__mro__[1:], name)
-    static = isinstance(value, dataclasses.Field) and value.metadata.get("static", False)
+    static = field_metadata(value).get("static", False)
     if static and role is not None and not is_hyper(role):
         raise AnnotationError(
             explain_error(

@@ -6,7 +6,7 @@ role is not, because by then the class is a finished PyTree node.
 
 import dataclasses
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ def settle(module: Any) -> None:
     annotation that still cannot be read, if the class has roles and the field holds what
     a role would be about: plain names are often imported for type checkers alone.
     """
-    cls: Any = type(module)
+    cls: type = type(cast(object, module))
     unread: list[tuple[type, FieldSpec]] = []
     for base in cls.__mro__:
         declaration = registry.declarations.get(base)

@@ -4,7 +4,7 @@ Stands apart from `_resolve`, which makes classes of ours: this file only asks.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ from ._field import (
     FieldSpec,
     Origin,
     agreed_role,
+    field_metadata,
     is_hyper,
     options_of,
 )
@@ -165,8 +166,7 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
     origin: Origin,
     value: Any,
 ) -> FieldSpec:
-    is_field = isinstance(value, dataclasses.Field)
-    metadata: Mapping[str, Any] = value.metadata if is_field else {}
+    metadata = field_metadata(value)
     reserved = (METADATA_KEY, "static", "converter")
     return FieldSpec(
         name=name,
