@@ -190,6 +190,30 @@ def test_construction_inside_transformations():
     )
 
 
+def test_containers_that_init_goes_on_filling():
+    class Model(anx.Module):
+        items: anx.Buffer[list[Array]]
+        table: anx.Buffer[dict[str, Array]]
+
+        def __init__(self, x):
+            self.items = [jnp.ones(3)]
+            self.items.append(x)
+            self.table = {}
+            self.table["x"] = x
+
+    def built(x):
+        model = Model(x)
+        return jnp.sum(model.items[1] + model.table["x"])
+
+    for transform in (
+        jax.grad,
+        lambda f: jax.jit(jax.grad(f)),
+        lambda f: jax.grad(jax.jit(f)),
+    ):
+        assert transform(built)(X).tolist() == [0, 0, 0]
+    assert float(built(X)) == 12
+
+
 def test_construction_under_vmap_equals_plain_construction():
     keys = jax.random.split(jax.random.key(0), 4)
 

@@ -9,6 +9,7 @@ through as the same object.
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -51,6 +52,15 @@ def stop_gradient(value: Any) -> Any:
         return treedef.unflatten(stopped)
     finally:
         _entering.stopped = False
+
+
+def enter_again(module: object, names: Sequence[str]) -> None:
+    """Stop what an `__init__` put into a list or a dictionary after assigning it."""
+    values = instance_dict(module)
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, list | dict):
+            values[name] = stop_gradient(cast(Any, value))
 
 
 def _is_traced_array(value: object) -> bool:

@@ -40,6 +40,15 @@ NO_OPTIONS = FieldOptions()
 class FieldSpec:
     """What one class says of one field. Immutable.
 
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> from jaxtyping import Array, Float
+        >>> class Scale(anx.Module):
+        ...     weight: anx.Param[Float[Array, " d"]] = anx.field(doc="one a feature")
+        >>> spec = anx.records(Scale(jnp.ones(3)))[0].spec
+        >>> spec.name, spec.role, spec.axes, spec.doc
+        ('weight', Role(param), ('d',), 'one a feature')
+
     `declared_by` is the class in whose body the annotation stands; `hint` is the type
     as far as it could be resolved (a string where it could not), `text` as written.
     """

@@ -14,6 +14,7 @@ from typing import Any
 import equinox as eqx
 from typing_extensions import dataclass_transform
 
+from ._buffer import enter_again
 from ._compat import EquinoxMeta
 from ._field import field
 from ._registry import registry
@@ -68,5 +69,8 @@ class Module(eqx.Module, metaclass=Meta):
         declare(cls)
 
     def __check_init__(self) -> None:
-        if type(self) in registry.unsettled:
+        cls = type(self)
+        if cls in registry.unsettled:
             settle(self)
+        if cls in registry.buffers:
+            enter_again(self, registry.buffers[cls])

@@ -16,6 +16,12 @@ from ._view import View, view
 class Record:
     """What is known of one leaf of one model; never its values.
 
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> record = anx.records({"w": jnp.ones((2, 3))})[0]
+        >>> record.path, record.ndim, record.size, record.trainable, record.undeclared
+        ('w', 2, 6, True, True)
+
     A leaf that is no array is *opaque*: its `role` is `None` unless declared, its
     `dtype` is `None`, its `shape` `()`, its `size` 0.
     """

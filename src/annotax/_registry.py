@@ -43,6 +43,7 @@ class _Registry:
         self.declarations: dict[type, Declaration] = {}
         self.registrations: dict[type, dict[str, FieldOptions]] = {}
         self.unsettled: set[type] = set()
+        self.buffers: dict[type, tuple[str, ...]] = {}
         self.version = 0
         self._specs: dict[type, tuple[FieldSpec, ...]] = {}
         self._lock = threading.Lock()

@@ -182,15 +182,20 @@ def complete(cls: type) -> None:
         ]
         if made_static or registry.declarations[cls].abstract:
             raise AnnotationError(_skipped_message(cls, made_static))
+    buffers: list[str] = []
     for spec in field_specs(cls):
         found = _class_attribute(cls, spec.name)
         wants_slot = (
             spec.origin == "declared" and spec.role is not None and spec.role.is_a(BUFFER)
         )
-        if wants_slot and not isinstance(found, BufferSlot | property):
-            setattr(cls, spec.name, BufferSlot(spec.name, _default(found)))
+        if wants_slot and not isinstance(found, property):
+            buffers.append(spec.name)
+            if not isinstance(found, BufferSlot):
+                setattr(cls, spec.name, BufferSlot(spec.name, _default(found)))
         elif not wants_slot and isinstance(found, BufferSlot):
             setattr(cls, spec.name, UnsetField(spec.name, found.default))
+    if buffers:
+        registry.buffers[cls] = tuple(buffers)
     if (
         any(base in registry.unsettled for base in cls.__mro__[1:])
         or registry.declarations[cls].pending

@@ -29,6 +29,13 @@ class _Opaque:
 class Structure:
     """All of a model but its arrays: hashable, so a static argument of `jax.jit`.
 
+    Examples:
+        >>> import annotax as anx, jax, jax.numpy as jnp
+        >>> structure, arrays = anx.split([jnp.ones(3), jnp.tanh])
+        >>> apply = jax.jit(lambda s, a: anx.merge(s, a)[1](a["0"]), static_argnums=0)
+        >>> apply(structure, arrays).shape
+        (3,)
+
     `slots` tells for each leaf which `Leaves` it is in and at which position, or holds
     it if it is no array.
     """
