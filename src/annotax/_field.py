@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import equinox as eqx
 
@@ -22,8 +21,7 @@ METADATA_KEY = "annotax"
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class FieldOptions:
+class FieldOptions(NamedTuple):
     """What `field` was told beyond what `equinox.field` takes."""
 
     role: Role | None = None
@@ -36,8 +34,7 @@ class FieldOptions:
 NO_OPTIONS = FieldOptions()
 
 
-@dataclass(frozen=True)
-class FieldSpec:
+class FieldSpec(NamedTuple):
     """What one class says of one field. Immutable.
 
     Examples:
@@ -63,7 +60,7 @@ class FieldSpec:
     axes: Axes | None = None
     tags: frozenset[str] = frozenset()
     doc: str = ""
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _NO_METADATA)
+    metadata: Mapping[str, Any] = _NO_METADATA
     persistent: bool = True
     converter: Callable[[Any], Any] | None = None
 
@@ -194,4 +191,4 @@ def agreed_role(
 
 def is_hyper(role: Role | None) -> bool:
     """Whether a role makes a field static."""
-    return role is not None and role.is_a(HYPER)
+    return role is not None and role.kind is HYPER

@@ -7,15 +7,13 @@ Instances and arrays are never stored.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._field import FieldOptions, FieldSpec
 from ._role import Role
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """An annotation with names that did not exist yet when its class was made.
 
     `known` keeps just those of the other names that the class body could see.
@@ -26,15 +24,14 @@ class Pending:
     known: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(NamedTuple):
     """What the body of one annotax class says.
 
     `abstract` holds the roles of `AbstractVar`s, which are not fields.
     """
 
     specs: Mapping[str, FieldSpec]
-    abstract: Mapping[str, Role] = field(default_factory=dict[str, Role])
+    abstract: Mapping[str, Role]
     pending: tuple[Pending, ...] = ()
 
 

@@ -186,7 +186,7 @@ def complete(cls: type) -> None:
     for spec in field_specs(cls):
         found = _class_attribute(cls, spec.name)
         wants_slot = (
-            spec.origin == "declared" and spec.role is not None and spec.role.is_a(BUFFER)
+            spec.origin == "declared" and spec.role is not None and spec.role.kind is BUFFER
         )
         if wants_slot and not isinstance(found, property):
             buffers.append(spec.name)

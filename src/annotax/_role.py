@@ -126,17 +126,18 @@ class Role:
 
 def role_or_none(value: object) -> Role | None:
     """The role that a value is, or of which it is an alias; PEP 695 aliases too."""
-    head: Any = get_origin(value) or value
+    if value is None or isinstance(value, Role):
+        return value
+    origin = get_origin(value)
+    if origin is Annotated:
+        roles = [mark for mark in get_args(value)[1:] if isinstance(mark, Role)]
+        return roles[0] if len(roles) == 1 else None
+    head: Any = origin or value
     if isinstance(head, ALIAS_TYPES):
         try:
             return role_or_none(head.__value__)
         except NameError:  # it names what does not exist yet
             return None
-    if isinstance(value, Role):
-        return value
-    if get_origin(value) is Annotated:
-        roles = [mark for mark in get_args(value)[1:] if isinstance(mark, Role)]
-        return roles[0] if len(roles) == 1 else None
     return None
 
 

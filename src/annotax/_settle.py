@@ -63,9 +63,9 @@ def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:
             unread += [spec] if role is None else []
         else:
             axes = hint.axes if spec.axes is None else spec.axes
-            specs[late.name] = dataclasses.replace(spec, hint=hint.type, axes=axes)
+            specs[late.name] = spec._replace(hint=hint.type, axes=axes)
     if specs != declaration.specs:
-        registry.declare(cls, dataclasses.replace(declaration, specs=specs, pending=()))
+        registry.declare(cls, declaration._replace(specs=specs, pending=()))
     return unread
 
 

@@ -12,6 +12,7 @@ from ._compat import own_annotations
 from ._errors import AnnotationError, explain_error
 from ._field import (
     METADATA_KEY,
+    NO_OPTIONS,
     FieldOptions,
     FieldSpec,
     Origin,
@@ -51,7 +52,7 @@ def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
                 fix=f"annotate {f.name} again in {cls.__name__}, as Hyper[...]",
             )
         )
-    return dataclasses.replace(spec, role=role, origin="declared")
+    return spec._replace(role=role, origin="declared")
 
 
 def _own_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
@@ -62,11 +63,11 @@ def _own_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
         spec, converter = declaration.specs[f.name], f.metadata.get("converter")
         if spec.converter is converter:
             return spec
-        return dataclasses.replace(spec, converter=converter)
+        return spec._replace(converter=converter)
     options = _registered_options(cls, owner, f.name)
     hint = _foreign_hint(owner, f, refuse_roles=options is None)
     if options is None:
-        return make_spec(owner, f.name, hint, FieldOptions(), None, "undeclared", f)
+        return make_spec(owner, f.name, hint, NO_OPTIONS, None, "undeclared", f)
     return make_spec(owner, f.name, hint, options, options.role, "registered", f)
 
 
@@ -152,8 +153,8 @@ def registered_annotations(cls: type) -> dict[str, FieldOptions]:
             role = agreed_role(where, hint.roles, options.role, hint)
             if role is None and hint.lost_roles:
                 raise AnnotationError(lost_role_message(where, hint))
-            if role is not None or options != FieldOptions():
-                found[f.name] = dataclasses.replace(options, role=role)
+            if role is not None or options != NO_OPTIONS:
+                found[f.name] = options._replace(role=role)
     return found
 
 
