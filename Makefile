@@ -28,7 +28,7 @@ $(VENV)/.extra-%: pyproject.toml | $(VENV)/.made
 demo: $(VENV)/.extra-demo
 	$(BIN)/python docs/examples/digits.py
 
-test: $(VENV)/.extra-demo $(VENV)/.extra-test
+test: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 lint: $(VENV)/.extra-lint
@@ -53,7 +53,7 @@ LOWEST = import tomllib; \
 .venv-lowest/.made: pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
-	.venv-lowest/bin/python -m pip install --quiet --editable ".[test,demo]" $$($(PYTHON) -c '$(LOWEST)')
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" $$($(PYTHON) -c '$(LOWEST)')
 	@touch $@
 
 lowest: .venv-lowest/.made

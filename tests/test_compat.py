@@ -138,7 +138,8 @@ def test_a_checked_instance_has_nothing_extra():
 LAYERS = [
     {"_errors", "_compat"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper"},
-    {"_hint", "_leaves"},
+    {"_source", "_leaves"},
+    {"_hint"},
     {"_field"},
     {"_registry"},
     {"_specs"},
@@ -192,7 +193,7 @@ def test_only_compat_touches_private_parts():
 def test_files_and_functions_stay_small():
     for path in SOURCE.glob("*.py"):
         lines = path.read_text().splitlines()
-        assert len(lines) <= 330, path.name
+        assert len(lines) <= 300, path.name
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

@@ -123,6 +123,8 @@ def test_axes_default_to_the_dimension_names():
         d: anx.Param[Float[Array, "n m"]] = anx.field(axes=("rows", None))
         e: anx.Param[Array]
         f: anx.Param[Float[Array, "*batch _hidden"]]
+        g: "anx.Param[Float[Missing, 'n m']]"
+        h: "anx.Param[Float[Missing, 'n m'] | Float[Missing, 'n']]"
 
     axes = {s.name: s.axes for s in field_specs(Model)}
     assert axes == {
@@ -132,6 +134,8 @@ def test_axes_default_to_the_dimension_names():
         "d": ("rows", None),
         "e": None,
         "f": ("*batch", "hidden"),
+        "g": ("n", "m"),
+        "h": None,
     }
 
 

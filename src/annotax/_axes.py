@@ -1,30 +1,26 @@
 """Axis names: what the dimensions of a jaxtyping array type are called."""
 
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 Axes = tuple[str | None, ...]
 """One name a dimension, `None` where nothing names it."""
 
 
-def common_axes(arrays: list[Any]) -> Axes | None:
+def common_axes(dims: Iterable[str]) -> Axes | None:
     """The axis names on which all array types of a hint agree, else `None`."""
-    candidates = {array_axes(array) for array in arrays}
+    candidates = {axis_names(text) for text in dims}
     return candidates.pop() if len(candidates) == 1 else None
 
 
-def array_axes(array: Any) -> Axes | None:
-    """The axis names of a jaxtyping array type, one entry a dimension.
+@lru_cache(maxsize=1024)
+def axis_names(text: str) -> Axes:
+    """The axis names in the dimensions of a jaxtyping type, one entry a dimension.
 
     `"batch #heads d=3 _ 4 n+1"` gives `("batch", "heads", "d", None, None, "n+1")`.
     A variadic dimension keeps its star (`"*batch"`, or `"..."`): how many axes it
     covers is known only for an array.
     """
-    return _axis_names(array.dim_str)
-
-
-@lru_cache(maxsize=1024)
-def _axis_names(text: str) -> Axes:
     return tuple(_axis_name(token) for token in text.split())
 
 

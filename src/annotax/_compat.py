@@ -100,6 +100,11 @@ def is_array_hint(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
 
 
+def dim_text(hint: Any) -> str:
+    """The dimensions of an array type as written: `dim_str` is not documented."""
+    return hint.dim_str
+
+
 def is_array_dtype(hint: object) -> bool:
     """Whether a hint is one of jaxtyping's dtypes, `Float`, whose subscript names axes."""
     return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractDtype)

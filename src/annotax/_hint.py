@@ -10,7 +10,6 @@ resolved is listed, and it is for the caller to try again or to refuse.
 import ast
 import dataclasses
 from collections.abc import Iterator
-from types import ModuleType
 from typing import (
     Annotated,
     Any,
@@ -27,10 +26,10 @@ import equinox as eqx
 import typing_extensions
 
 from ._axes import Axes, common_axes
-from ._compat import ALIAS_TYPES, is_array_dtype, is_array_hint, pytree_leaf_hint
-from ._errors import AnnotationError, did_you_mean
+from ._compat import ALIAS_TYPES, dim_text, is_array_dtype, is_array_hint, pytree_leaf_hint
 from ._role import Role
 from ._scope import Scope
+from ._source import MISSING, UnresolvedError, evaluate, lookup, parse, refuse_typo
 
 Kind = Literal["field", "abstract", "abstract class", "class", "init"]
 
@@ -41,10 +40,6 @@ _FORMS: dict[Any, Kind] = {
     dataclasses.InitVar: "init",
 }
 _LITERALS = {Literal, typing_extensions.Literal}
-
-
-class _UnresolvedError(Exception):
-    """A name that the scope does not have."""
 
 
 class Hint(NamedTuple):
@@ -80,12 +75,12 @@ class Hint(NamedTuple):
 class _Found:
     """What a walk through an annotation comes across."""
 
-    __slots__ = ("aliases", "arrays", "forms", "missing", "roles")
+    __slots__ = ("aliases", "dims", "forms", "missing", "roles")
 
     def __init__(self) -> None:
         self.roles: list[Role] = []
         self.missing: list[str] = []
-        self.arrays: list[Any] = []
+        self.dims: list[str] = []
         self.forms: list[str] = []
         self.aliases: list[Any] = []  # entered: one may be recursive
 
@@ -97,10 +92,10 @@ def read_hint(annotation: Any, scope: Scope) -> Hint:
     """
     written, value = None, annotation
     if isinstance(annotation, str):
-        written, tree = annotation, _parse(annotation)
+        written, tree = annotation, parse(annotation)
         try:
-            value = _evaluate(tree, scope)
-        except _UnresolvedError:
+            value = evaluate(tree, scope)
+        except UnresolvedError:
             return _read_partly(annotation, tree, scope)
     kind, inner = _peel(value)
     found = _Found()
@@ -110,15 +105,10 @@ def read_hint(annotation: Any, scope: Scope) -> Hint:
         type=value,
         kind=kind,
         roles=tuple(dict.fromkeys(found.roles)),
-        axes=common_axes(found.arrays),
+        axes=common_axes(found.dims),
         missing=tuple(dict.fromkeys(found.missing)),
         inner_form=next(iter(found.forms), None),
     )
-
-
-def names_in(text: str) -> set[str]:
-    """The names that a string annotation mentions, outside of strings inside it."""
-    return {node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)}
 
 
 def hint_text(annotation: Any) -> str:
@@ -159,10 +149,10 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
     if isinstance(hint, ForwardRef):
         hint = hint.__forward_arg__
     if isinstance(hint, str):
-        tree = _parse(hint)
+        tree = parse(hint)
         try:
-            _walk(_evaluate(tree, scope), scope, found)
-        except _UnresolvedError:
+            _walk(evaluate(tree, scope), scope, found)
+        except UnresolvedError:
             _walk_tree(tree, scope, found)
         return
     origin = get_origin(hint)
@@ -174,7 +164,7 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
     if isinstance(hint, ALIAS_TYPES) or isinstance(origin, ALIAS_TYPES):
         _walk_alias(hint, scope, found)
     elif is_array_hint(hint):
-        found.arrays.append(hint)
+        found.dims.append(dim_text(hint))
     elif _is_form(origin) or _is_init_var(hint):
         form = cast(Any, origin or type(hint))
         found.forms.append(getattr(form, "__name__", str(origin)))
@@ -216,33 +206,12 @@ def _walk_alias(alias: Any, scope: Scope, found: _Found) -> None:
 # --- strings -------------------------------------------------------------------------
 
 
-def _parse(text: str) -> ast.expr:
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise AnnotationError(f"the annotation {text!r} is not Python: {error}") from error
-
-
-def _evaluate(tree: ast.expr, scope: Scope) -> Any:
-    """The value of an expression, if every name in it is known.
-
-    A name that is known but cannot be used as written (a class under construction that
-    is not generic yet, say) counts as unknown: the walk over the tree decides.
-    """
-    code = compile(ast.Expression(tree), "<annotation>", "eval")
-    try:
-        # As `typing` does. Any object with `__getitem__` will do for the locals.
-        return eval(code, {"__builtins__": {}}, cast(Any, scope))
-    except Exception as error:
-        raise _UnresolvedError from error
-
-
 def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
     """Read a string of which some name is missing, by its syntax tree."""
     kind: Kind = "field"
     inner = tree
     if isinstance(tree, ast.Subscript):
-        head = _lookup(tree.value, scope)
+        head = lookup(tree.value, scope)
         if _is_form(head):
             kind, inner = _FORMS[head], tree.slice
     found = _Found()
@@ -252,7 +221,7 @@ def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
         type=text,
         kind=kind,
         roles=tuple(dict.fromkeys(found.roles)),
-        axes=None,
+        axes=common_axes(found.dims),
         missing=tuple(dict.fromkeys(found.missing)),
         inner_form=next(iter(found.forms), None),
     )
@@ -265,17 +234,24 @@ def _walk_tree(tree: ast.AST, scope: Scope, found: _Found) -> None:
     elif isinstance(tree, ast.Constant) and isinstance(tree.value, str):
         _walk(tree.value, scope, found)
     elif isinstance(tree, ast.Subscript):
-        head = _lookup(tree.value, scope)
+        head = lookup(tree.value, scope)
         _walk_tree(tree.value, scope, found)
         if is_array_dtype(head):
-            # The second argument names axes: it is no annotation.
-            array = tree.slice.elts[0] if isinstance(tree.slice, ast.Tuple) else tree.slice
-            _walk_tree(array, scope, found)
+            _walk_array(tree.slice, scope, found)
         elif not any(head is literal for literal in _LITERALS):
             _walk_tree(_without_metadata(head, tree.slice), scope, found)
     else:
         for child in ast.iter_child_nodes(tree):
             _walk_tree(child, scope, found)
+
+
+def _walk_array(arguments: ast.expr, scope: Scope, found: _Found) -> None:
+    """`Float[Array, "n m"]`: the second argument names axes and is no annotation."""
+    if not isinstance(arguments, ast.Tuple):
+        return _walk_tree(arguments, scope, found)
+    array, *dims = arguments.elts
+    found.dims += [d.value for d in dims if isinstance(d, ast.Constant)]  # pyright: ignore[reportAttributeAccessIssue] -- jaxtyping takes a string there
+    return _walk_tree(array, scope, found)
 
 
 def _without_metadata(head: Any, arguments: ast.expr) -> ast.AST:
@@ -291,9 +267,9 @@ def _without_metadata(head: Any, arguments: ast.expr) -> ast.AST:
 
 
 def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> None:
-    value = _lookup(tree, scope)
-    if value is _MISSING:
-        _refuse_typo(tree, scope)
+    value = lookup(tree, scope)
+    if value is MISSING:
+        refuse_typo(tree, scope)
         found.missing.append(ast.unparse(tree))
     elif isinstance(value, Role):
         found.roles.append(value)
@@ -301,27 +277,3 @@ def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> N
         found.forms.append(ast.unparse(tree).rpartition(".")[2])
     elif not isinstance(value, str):  # a string constant that happens to have that name
         _walk(value, scope, found)
-
-
-def _refuse_typo(tree: ast.Name | ast.Attribute, scope: Scope) -> None:
-    """`anx.Bufer` will never exist: not a name to wait for."""
-    owner = _lookup(tree.value, scope) if isinstance(tree, ast.Attribute) else None
-    if isinstance(owner, ModuleType) and owner.__name__ == "annotax":
-        hint = did_you_mean(ast.unparse(tree).rpartition(".")[2], owner.__all__)
-        raise AnnotationError(f"annotax has no {ast.unparse(tree)!r}; {hint}")
-
-
-_MISSING: Any = object()
-
-
-def _lookup(tree: ast.AST, scope: Scope) -> Any:
-    """What a dotted name stands for, or `_MISSING`."""
-    try:
-        if isinstance(tree, ast.Name):
-            return scope[tree.id]
-        if isinstance(tree, ast.Attribute):
-            owner = _lookup(tree.value, scope)
-            return _MISSING if owner is _MISSING else getattr(owner, tree.attr)
-    except (KeyError, AttributeError):
-        pass
-    return _MISSING

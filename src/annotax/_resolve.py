@@ -18,11 +18,12 @@ from ._buffer import BufferSlot, UnsetField
 from ._compat import own_annotations
 from ._errors import AnnotationError, explain_error
 from ._field import FieldSpec, agreed_role, field_metadata, is_hyper, options_of
-from ._hint import Hint, names_in, read_hint
+from ._hint import Hint, read_hint
 from ._hyper import HyperConverter
 from ._registry import Declaration, Pending, registry
 from ._role import BUFFER, Role, role_or_none
 from ._scope import Scope, class_scope
+from ._source import names_in
 from ._specs import field_specs, make_spec, promised_role
 
 _FORM_NAMES = {

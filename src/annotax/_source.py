@@ -1,0 +1,66 @@
+"""An annotation in a string: its syntax tree, its value, and what its names stand for."""
+
+import ast
+from types import ModuleType
+from typing import Any, cast
+
+from ._errors import AnnotationError, did_you_mean
+from ._scope import Scope
+
+MISSING: Any = object()
+"""What a name stands for that its scope does not have."""
+
+
+class UnresolvedError(Exception):
+    """A name that the scope does not have."""
+
+
+def parse(text: str) -> ast.expr:
+    """The syntax tree of a string.
+
+    **Raises:** `AnnotationError` if it is not Python.
+    """
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise AnnotationError(f"the annotation {text!r} is not Python: {error}") from error
+
+
+def evaluate(tree: ast.expr, scope: Scope) -> Any:
+    """The value of an expression, if every name in it is known.
+
+    A name that is known but cannot be used as written (a class under construction that
+    is not generic yet, say) counts as unknown: the walk over the tree decides.
+    """
+    code = compile(ast.Expression(tree), "<annotation>", "eval")
+    try:
+        # As `typing` does. Any object with `__getitem__` will do for the locals.
+        return eval(code, {"__builtins__": {}}, cast(Any, scope))
+    except Exception as error:
+        raise UnresolvedError from error
+
+
+def names_in(text: str) -> set[str]:
+    """The names that a string annotation mentions, outside of strings inside it."""
+    return {node.id for node in ast.walk(parse(text)) if isinstance(node, ast.Name)}
+
+
+def lookup(tree: ast.AST, scope: Scope) -> Any:
+    """What a dotted name stands for, or `MISSING`."""
+    try:
+        if isinstance(tree, ast.Name):
+            return scope[tree.id]
+        if isinstance(tree, ast.Attribute):
+            owner = lookup(tree.value, scope)
+            return MISSING if owner is MISSING else getattr(owner, tree.attr)
+    except (KeyError, AttributeError):
+        pass
+    return MISSING
+
+
+def refuse_typo(tree: ast.Name | ast.Attribute, scope: Scope) -> None:
+    """`anx.Bufer` will never exist: not a name to wait for."""
+    owner = lookup(tree.value, scope) if isinstance(tree, ast.Attribute) else None
+    if isinstance(owner, ModuleType) and owner.__name__ == "annotax":
+        hint = did_you_mean(ast.unparse(tree).rpartition(".")[2], owner.__all__)
+        raise AnnotationError(f"annotax has no {ast.unparse(tree)!r}; {hint}")
