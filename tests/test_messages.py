@@ -168,6 +168,69 @@ def test_unknown_names_of_plain_types_are_none_of_our_business():
 
     assert Plain(1, 2).x == 1
 
+    class Nested(anx.Module):
+        size: anx.Hyper[int]
+        layer: "Layer"
+
+    assert Nested(1, [Plain(1, 2), None, jnp.tanh]).size == 1
+
+    class Usual(anx.Module):
+        size: anx.Hyper[int]
+        x: "Sequence[float]"
+        y: "np.ndarray | Float[jnp.ndarray, 'n m']"
+
+    assert Usual(1, [0.5], jnp.ones(1)).size == 1
+
+
+def test_an_unreadable_annotation_over_data_is_warned_of_once():
+    class Model(anx.Module):
+        size: anx.Hyper[int]
+        stat: "BatchStat[Array]"
+        rate: "Rate"
+
+    with pytest.warns(anx.AnnotationWarning) as caught:
+        Model(1, [jnp.ones(1)], 0.5)
+    assert [w.filename for w in caught] == [__file__] * 2
+    assert str(caught[0].message) == (
+        "Model.stat: its annotation cannot be read at run time, so it counts as a field "
+        "without a role\n"
+        "  expected: names that exist at run time\n"
+        "  found:    'BatchStat[Array]'\n"
+        "  fix:      import its names outside of TYPE_CHECKING; if it has a role, write "
+        "the twin:\n"
+        "            stat: ... = annotax.field(role=...)"
+    )
+    Model(1, [jnp.ones(1)], 0.5)
+
+
+def test_a_name_that_annotax_does_not_have():
+    found = message(anx.AnnotationError, lambda: make("anx.Bufer[Array]"))
+    assert found.startswith("Model.x: annotax has no 'anx.Bufer'; did you mean 'Buffer'")
+
+
+def test_a_role_as_default():
+    found = message(anx.AnnotationError, lambda: make(Array, anx.Buffer))
+    assert found.startswith("Model.x: a role is no value")
+
+
+def test_a_registered_class_whose_roles_cannot_be_read():
+    class Foreign(eqx.Module):
+        x: "Buffer[Array]"
+
+    for action in (lambda: anx.register(Foreign), lambda: anx.params(Foreign(1.0))):
+        assert "Foreign.x: " in message(anx.AnnotationError, action)
+
+
+def test_an_abstract_role_that_comes_too_late():
+    class Abstract(anx.Module):
+        x: "eqx.AbstractVar[Buffer[Array]]"
+
+    class Concrete(Abstract):
+        x: Array
+
+    found = message(anx.AnnotationError, lambda: Concrete(jnp.ones(1)))
+    assert found.startswith("Abstract.x: its role cannot be read")
+
 
 def test_registration():
     class Foreign(eqx.Module):

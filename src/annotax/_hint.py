@@ -8,6 +8,7 @@ resolved is listed, and it is for the caller to try again or to refuse.
 """
 
 import ast
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import (
@@ -27,6 +28,7 @@ import typing_extensions
 
 from ._axes import Axes, common_axes
 from ._compat import ALIAS_TYPES, dim_text, is_array_dtype, is_array_hint, pytree_leaf_hint
+from ._errors import AnnotationError
 from ._role import Role
 from ._scope import Scope
 from ._source import MISSING, UnresolvedError, evaluate, lookup, parse, refuse_typo
@@ -236,13 +238,30 @@ def _walk_tree(tree: ast.AST, scope: Scope, found: _Found) -> None:
     elif isinstance(tree, ast.Subscript):
         head = lookup(tree.value, scope)
         _walk_tree(tree.value, scope, found)
-        if is_array_dtype(head):
+        if head is MISSING:
+            _walk_unknown(tree.slice, scope, found)
+        elif is_array_dtype(head):
             _walk_array(tree.slice, scope, found)
         elif not any(head is literal for literal in _LITERALS):
             _walk_tree(_without_metadata(head, tree.slice), scope, found)
     else:
         for child in ast.iter_child_nodes(tree):
             _walk_tree(child, scope, found)
+
+
+def _walk_unknown(arguments: ast.expr, scope: Scope, found: _Found) -> None:
+    """The arguments of a missing name: a string there may be an annotation or not.
+
+    `"n m"` names axes if the name is jaxtyping's. So only roles count that it holds.
+    """
+    for part in arguments.elts if isinstance(arguments, ast.Tuple) else [arguments]:
+        if isinstance(part, ast.Constant):
+            inside = _Found()
+            with contextlib.suppress(AnnotationError):
+                _walk_tree(part, scope, inside)
+            found.roles += inside.roles
+        else:
+            _walk_tree(part, scope, found)
 
 
 def _walk_array(arguments: ast.expr, scope: Scope, found: _Found) -> None:

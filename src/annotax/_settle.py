@@ -4,12 +4,15 @@ A string may name what is defined further down in the file. Its type is taken in
 role is not, because by then the class is a finished PyTree node.
 """
 
+import collections.abc
 import dataclasses
+import typing
 import warnings
 from typing import Any, cast
 
 import equinox as eqx
 import jax
+import jaxtyping
 import numpy as np
 
 from ._errors import AnnotationError, AnnotationWarning, explain_error
@@ -60,13 +63,25 @@ def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:
         if spec is None:
             continue
         if hint.missing:
-            unread += [spec] if role is None else []
+            unread += (
+                [spec] if role is None and not all(map(_is_known, hint.missing)) else []
+            )
         else:
             axes = hint.axes if spec.axes is None else spec.axes
             specs[late.name] = spec._replace(hint=hint.type, axes=axes)
     if specs != declaration.specs:
         registry.declare(cls, declaration._replace(specs=specs, pending=()))
     return unread
+
+
+_TYPES: tuple[dict[str, Any], ...] = tuple(
+    map(vars, (typing, collections.abc, jax, jaxtyping, np, eqx, eqx.nn))
+)
+
+
+def _is_known(name: str) -> bool:
+    """Whether a missing name is that of a type which everybody imports for checkers."""
+    return any(name.rpartition(".")[2] in names for names in _TYPES)
 
 
 def _refuse_late_role(where: str, hint: Hint) -> None:
