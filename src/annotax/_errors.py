@@ -6,7 +6,6 @@ place (`Class.field` or a path), what was expected, what was found and how to me
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any, cast
 
 
@@ -89,6 +88,8 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A hint that names what comes nearest to `name`, or lists what there is."""
+    from difflib import get_close_matches  # only messages need it: a millisecond of import
+
     near = get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(repr(text) for text in near)}?"

@@ -4,7 +4,7 @@ Stands apart from `_resolve`, which makes classes of ours: this file only asks.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -168,7 +168,6 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
     value: Any,
 ) -> FieldSpec:
     metadata = field_metadata(value)
-    reserved = (METADATA_KEY, "static", "converter")
     return FieldSpec(
         name=name,
         declared_by=cls,
@@ -182,10 +181,15 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
         axes=hint.axes if options.axes is None else options.axes,
         tags=options.tags,
         doc=options.doc,
-        metadata=MappingProxyType({k: v for k, v in metadata.items() if k not in reserved}),
+        metadata=_users_metadata(metadata) if metadata else metadata,
         persistent=options.persistent,
         converter=metadata.get("converter"),
     )
+
+
+def _users_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    reserved = (METADATA_KEY, "static", "converter")
+    return MappingProxyType({k: v for k, v in metadata.items() if k not in reserved})
 
 
 def lost_role_message(where: str, hint: Hint) -> str:
