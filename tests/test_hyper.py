@@ -14,6 +14,8 @@ from typing_extensions import TypeAliasType
 import annotax as anx
 
 T = TypeVar("T")
+S = TypeVar("S")
+Swap = TypeAliasType("Swap", tuple[S, T], type_params=(T, S))
 
 
 class Model(anx.Module):
@@ -133,6 +135,9 @@ def test_nothing_shows_array_values():
         (NewType("Rate", float), 1, 1.0),
         (TypeAliasType("Rate", float), 1, 1.0),
         (TypeAliasType("Maybe", T | None, type_params=(T,))[float], 1, 1.0),
+        (Swap[int, float], (1, 1), (1.0, 1)),
+        (TypeAliasType("Ignore", float, type_params=(T,))[int], 1, 1.0),
+        (TypeAliasType("Same", T, type_params=(T,))[float], 1, 1.0),
         (Annotated[float, "per second"], 1, 1.0),
         (Annotated[int, "count"] | float, 3, 3),
     ],

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 
 from ._compat import instance_dict
-from ._errors import FieldError, did_you_mean, explain_error
+from ._errors import FieldError, describe, explain_error, unknown_fields
 from ._specs import field_specs
 
 _Module = TypeVar("_Module", bound=eqx.Module)
@@ -33,20 +33,14 @@ def replace(module: _Module, /, **fields: Any) -> _Module:
                 "replace",
                 "this has no fields",
                 expected="an equinox.Module",
-                found=f"a {type(module).__name__}",
+                found=describe(module),
             )
         )
     cls = type(module)
     specs = {spec.name: spec for spec in field_specs(cls)}
     unknown = [name for name in fields if name not in specs]
     if unknown:
-        raise FieldError(
-            explain_error(
-                f"{cls.__name__}.{', '.join(unknown)}",
-                "the class has no such field",
-                fix="\n".join(did_you_mean(name, tuple(specs)) for name in unknown),
-            )
-        )
+        raise FieldError(unknown_fields(cls.__name__, unknown, tuple(specs)))
     copy = object.__new__(cls)
     instance_dict(copy).update(instance_dict(module))
     for name, value in fields.items():

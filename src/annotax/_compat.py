@@ -63,6 +63,22 @@ ALIAS_TYPES: tuple[Any, ...] = tuple(
 """The classes of PEP 695 aliases: `typing`'s from Python 3.12 on, and the backport's."""
 
 
+def alias_value(alias: Any) -> Any:
+    """What a PEP 695 alias stands for, with its arguments put in where they belong.
+
+    **Raises:** `NameError` if it names what does not exist yet: it is computed on demand.
+    """
+    head = typing.get_origin(alias) or alias
+    value = head.__value__
+    arguments = dict(zip(head.__type_params__, typing.get_args(alias), strict=False))
+    if isinstance(value, typing.TypeVar):  # type Same[T] = T
+        return arguments.get(value, value)
+    free = getattr(value, "__parameters__", ())
+    if arguments and free:
+        value = value[tuple(arguments.get(parameter, parameter) for parameter in free)]
+    return value
+
+
 def _hash_covers_nodes() -> bool:
     structures: list[Any] = [
         (0, [1]),

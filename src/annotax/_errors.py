@@ -86,6 +86,15 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     return ", ".join(texts[:limit]) + f" and {len(texts) - limit} more"
 
 
+def unknown_fields(owner: str, unknown: Sequence[str], known: Sequence[str]) -> str:
+    """The message for names that are no fields of a class, all at once."""
+    return explain_error(
+        f"{owner}.{', '.join(unknown)}",
+        "the class has no such field",
+        fix="\n".join(did_you_mean(name, known) for name in unknown),
+    )
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A hint that names what comes nearest to `name`, or lists what there is."""
     from difflib import get_close_matches  # only messages need it: a millisecond of import

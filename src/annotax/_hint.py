@@ -26,7 +26,14 @@ import equinox as eqx
 import typing_extensions
 
 from ._axes import Axes, common_axes
-from ._compat import ALIAS_TYPES, dim_text, is_array_dtype, is_array_hint, pytree_leaf_hint
+from ._compat import (
+    ALIAS_TYPES,
+    alias_value,
+    dim_text,
+    is_array_dtype,
+    is_array_hint,
+    pytree_leaf_hint,
+)
 from ._errors import AnnotationError
 from ._role import Role
 from ._scope import Scope
@@ -212,14 +219,10 @@ def _walk_alias(alias: Any, scope: Scope, found: _Found) -> None:
         return
     found.aliases.append(head)
     try:
-        value = head.__value__
+        value = alias_value(alias)
     except NameError as error:
         found.missing.append(error.name or str(error))
         return
-    arguments = dict(zip(head.__type_params__, get_args(alias), strict=False))
-    free = getattr(value, "__parameters__", ())
-    if arguments and free:  # so that its axes are known
-        value = value[tuple(arguments.get(parameter, parameter) for parameter in free)]
     _walk(value, scope, found)
 
 

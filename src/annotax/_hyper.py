@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._compat import ALIAS_TYPES
+from ._compat import ALIAS_TYPES, alias_value
 from ._errors import HyperError, explain_error
 
 
@@ -113,10 +113,10 @@ def _plain(hint: Any) -> Any:
         if head is Annotated or head is Final:
             hint = get_args(hint)[0] if get_args(hint) else Any
         elif isinstance(head, ALIAS_TYPES):
-            # The argument of `type Rate[T] = Hyper[T]` is what the alias is about.
-            value = head.__value__
-            free = getattr(value, "__parameters__", ())
-            hint = value[get_args(hint)] if free and get_args(hint) else value
+            try:
+                hint = alias_value(hint)
+            except NameError:  # it names what does not exist yet
+                return hint
         elif isinstance(hint, NewType):
             hint = hint.__supertype__
         elif isinstance(hint, ForwardRef | str):
@@ -127,8 +127,6 @@ def _plain(hint: Any) -> Any:
 
 
 _DYNAMIC = jax.Array | np.ndarray | np.generic
-
-
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 

@@ -1,6 +1,6 @@
 """`Module` and its metaclass: where annotax hooks into Equinox, and nothing else.
 
-Three hooks, each a call into `_resolve`. Class work that must come before Equinox makes
+Three hooks that only call what lies below. Class work that must come before Equinox makes
 the dataclass is in `Module.__init_subclass__`, which Python runs inside `type.__new__`;
 the rest is in `Meta.__init__`. Overriding `__new__` or `__call__` of the metaclass is
 avoided: it would add a frame, and Equinox's warnings would point at us instead of at

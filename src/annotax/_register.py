@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar, cast
 
-from ._errors import AnnotationError, FieldError, did_you_mean, explain_error
+from ._errors import AnnotationError, FieldError, explain_error, unknown_fields
 from ._field import FieldOptions, options_of
 from ._registry import registry
 from ._role import Role
@@ -60,13 +60,7 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = [name for name in fields if name not in names]
     if unknown:
-        raise FieldError(
-            explain_error(
-                f"{cls.__name__}.{', '.join(unknown)}",
-                "the class has no such field",
-                fix="\n".join(did_you_mean(name, names) for name in unknown),
-            )
-        )
+        raise FieldError(unknown_fields(cls.__name__, unknown, names))
     given = {name: _options(value) for name, value in fields.items()}
     registry.register(cls, {**registered_annotations(cls), **given})
     return cls

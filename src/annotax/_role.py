@@ -7,7 +7,7 @@ the plain type, and every tool that does not know annotax ignores the marker.
 
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from ._compat import ALIAS_TYPES
+from ._compat import ALIAS_TYPES, alias_value
 from ._errors import AnnotationError, explain_error
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def role_or_none(value: object) -> Role | None:
     head: Any = origin or value
     if isinstance(head, ALIAS_TYPES):
         try:
-            return role_or_none(head.__value__)
+            return role_or_none(alias_value(value))
         except NameError:  # it names what does not exist yet
             return None
     return None

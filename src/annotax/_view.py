@@ -59,7 +59,7 @@ class _LayoutCache:
         at, layout = _find(treedef, bucket)
         if layout is None:
             layout = _same_but_for_statics(treedef, bucket) or traverse(tree, treedef)
-        if at != 0 or next(reversed(buckets)) != key:
+        if at != 0 or next(reversed(buckets), None) != key:
             # A layout that its hash tells is found without its structure, whose static
             # data need not be kept alive then.
             first = (None if layout.hash_tells else treedef, layout)
