@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array
 
 import annotax as anx
-from annotax import _layout, _specs, _view
+from annotax import _specs, _traverse, _view
 from annotax._errors import StructureError
 
 
@@ -38,7 +38,7 @@ def whole(rate=0.5, n=3):
 def traversals(monkeypatch):
     """Counts how often a tree is really visited, from an empty cache."""
     calls = []
-    traverse = _layout.traverse
+    traverse = _traverse.traverse
 
     def counted(tree, treedef):
         calls.append(treedef)
@@ -208,7 +208,7 @@ def test_a_module_with_its_own_registration_is_refused():
     with pytest.raises(
         StructureError, match=r"Odd: the fields of its classes do not account"
     ):
-        _layout.traverse(model, treedef)
+        _traverse.traverse(model, treedef)
 
 
 def test_threads_get_the_same_answers():

@@ -5,7 +5,10 @@ model tell what is trained, what no gradient reaches and what is static. Start w
 `Module`.
 """
 
-from ._change import replace
+from . import _equinox_nn as _equinox_nn  # registers them
+from ._adopt import adopt
+from ._carry import CarryReport, carry
+from ._change import inference_mode, replace
 from ._errors import (
     AnnotationError,
     AnnotationWarning,
@@ -17,6 +20,7 @@ from ._errors import (
 )
 from ._field import FieldSpec, field
 from ._flat import leaves, params, update
+from ._freeze import freeze, unfreeze
 from ._grad import grad, value_and_grad
 from ._labels import labels
 from ._leaves import Leaves
@@ -35,6 +39,7 @@ __all__ = [
     "AnnotationWarning",
     "AnnotaxError",
     "Buffer",
+    "CarryReport",
     "FieldError",
     "FieldSpec",
     "Hyper",
@@ -48,14 +53,18 @@ __all__ = [
     "SelectionError",
     "Structure",
     "StructureError",
+    "adopt",
     "at",
     "by",
     "by_path",
     "by_role",
     "by_tag",
+    "carry",
     "everything",
     "field",
+    "freeze",
     "grad",
+    "inference_mode",
     "labels",
     "leaves",
     "merge",
@@ -65,6 +74,7 @@ __all__ = [
     "replace",
     "split",
     "trainable_filter",
+    "unfreeze",
     "update",
     "value_and_grad",
 ]

@@ -8,6 +8,7 @@ references. Equinox itself evaluates annotations when a class is made there, so 
 that is missing at that moment fails in Equinox before annotax sees it.
 """
 
+import importlib
 import inspect
 import sys
 import typing
@@ -61,6 +62,13 @@ ALIAS_TYPES: tuple[Any, ...] = tuple(
     }
 )
 """The classes of PEP 695 aliases: `typing`'s from Python 3.12 on, and the backport's."""
+
+
+SharedNode: type = importlib.import_module("equinox.nn._shared").SharedNode
+"""The leaf that `equinox.nn.Shared` leaves where it took an array out. Not exported."""
+
+EXACT_TYPES: tuple[type, ...] = (eqx.nn.StateIndex,)
+"""Classes that Equinox tells by `type(x) is ...`, so that no subclass will do."""
 
 
 def alias_value(alias: Any) -> Any:
@@ -137,7 +145,12 @@ def pytree_leaf_hint(hint: object) -> Any:
 
 
 def children(node: object) -> list[tuple[Any, Any]]:
-    """The (key, child) pairs one level down; empty for a leaf and for an empty node.
+    """The (key, child) pairs one level down; empty for a leaf and for an empty node."""
+    return one_level(node)[0]
+
+
+def one_level(node: object) -> tuple[list[tuple[Any, Any]], Any]:
+    """The (key, child) pairs one level down, and the treedef that puts children together.
 
     JAX has no public function for one level with keys: stopping below the root does it.
     """
@@ -145,10 +158,10 @@ def children(node: object) -> list[tuple[Any, Any]]:
     def below(x: object) -> bool:
         return x is not node
 
-    pairs, _ = _jax.tree_util.tree_flatten_with_path(node, is_leaf=below)
+    pairs, treedef = _jax.tree_util.tree_flatten_with_path(node, is_leaf=below)
     if len(pairs) == 1 and not pairs[0][0]:
-        return []
-    return [(path[0], child) for path, child in pairs]
+        return [], treedef
+    return [(path[0], child) for path, child in pairs], treedef
 
 
 def node_data(treedef: Any) -> tuple[type, Any] | None:

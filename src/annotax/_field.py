@@ -10,7 +10,7 @@ import equinox as eqx
 from ._axes import Axes
 from ._errors import AnnotationError, explain_error
 from ._hint import Hint, hint_text
-from ._role import HYPER, Role
+from ._role import BUFFER, HYPER, Role
 
 Origin = Literal["declared", "registered", "inferred", "undeclared"]
 """Who says what a leaf is: its class, a `register` call, `adopt`, or nobody."""
@@ -29,6 +29,11 @@ class FieldOptions(NamedTuple):
     axes: Axes | None = None
     doc: str = ""
     persistent: bool = True
+    opaque_role: Role | None = None
+    """The role of what the field holds that is no array: an activation, say."""
+    whole: bool = False
+    """Whether the class puts computed arrays into what the field holds. Freezing must
+    stop the gradient at this field then: further in, it would stop what was computed."""
 
 
 NO_OPTIONS = FieldOptions()
@@ -48,6 +53,8 @@ class FieldSpec(NamedTuple):
 
     `declared_by` is the class in whose body the annotation stands; `hint` is the type
     as far as it could be resolved (a string where it could not), `text` as written.
+    `frozen` is said by `freeze`; `slot` tells that the gradient is stopped although no
+    annotation says so.
     """
 
     name: str
@@ -63,6 +70,16 @@ class FieldSpec(NamedTuple):
     metadata: Mapping[str, Any] = _NO_METADATA
     persistent: bool = True
     converter: Callable[[Any], Any] | None = None
+    opaque_role: Role | None = None
+    whole: bool = False
+    frozen: bool = False
+    slot: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the class stops the gradient of what enters this field."""
+        declared_buffer = self.origin == "declared" and is_buffer(self.role)
+        return self.slot or declared_buffer
 
     @property
     def text(self) -> str:
@@ -192,3 +209,8 @@ def agreed_role(
 def is_hyper(role: Role | None) -> bool:
     """Whether a role makes a field static."""
     return role is not None and role.kind is HYPER
+
+
+def is_buffer(role: Role | None) -> bool:
+    """Whether a role keeps gradients out of a field."""
+    return role is not None and role.kind is BUFFER

@@ -32,7 +32,7 @@ from ._errors import HyperError, explain_error
 class HyperConverter:
     """Runs a field's own converter, then refuses what cannot be static."""
 
-    __slots__ = ("__signature__", "_converter", "hint", "where")
+    __slots__ = ("__signature__", "_containers", "_converter", "hint", "where")
 
     def __init__(
         self,
@@ -40,10 +40,14 @@ class HyperConverter:
         hint: Any,
         annotation: Any,
         converter: Callable[[Any], Any] | None,
+        *,
+        containers: bool = False,
     ) -> None:
+        """`containers`: lists and dictionaries are let in; a slot makes them hashable."""
         self.where = where
         self.hint = hint
         self._converter = converter
+        self._containers = containers
         # Equinox writes the annotation of a converter's argument into `__init__`.
         self.__signature__ = _signature(annotation, converter)
 
@@ -51,7 +55,9 @@ class HyperConverter:
         if self._converter is not None:
             value = self._converter(value)
         value = as_number(value, self.hint)
-        refuse_dynamic(self.where, value)
+        items = jax.tree_util.tree_leaves(value) if self._containers else [value]
+        for item in items:
+            refuse_dynamic(self.where, item)
         return value
 
 
@@ -97,6 +103,12 @@ def as_number(value: Any, hint: Any) -> Any:
         if len(each) == len(items):
             return tuple(map(as_number, items, each))
     return cast(Any, value)
+
+
+def number_kind(hint: Any) -> type | None:
+    """The type of number that a hint asks for, `None` if it asks for no single one."""
+    plain = _plain(hint)
+    return next((kind for kind, _ in _NUMBERS if kind is plain), None)
 
 
 def _as_first(value: Any, options: tuple[Any, ...]) -> Any:
@@ -157,6 +169,15 @@ def refuse_dynamic(where: str, value: Any) -> None:
                 fix="use None for 'not given'",
             )
         )
+
+
+def why_not_static(value: Any) -> str | None:
+    """In a few words why a value cannot be static; `None` if it can."""
+    try:
+        refuse_dynamic("", value)
+    except HyperError as error:
+        return str(error).partition("\n")[0].removeprefix(": ")
+    return None
 
 
 def _contents(value: Any) -> list[Any]:

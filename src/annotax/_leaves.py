@@ -29,6 +29,7 @@ class LeafKey(NamedTuple):
     tags: frozenset[str]
     axes: Axes | None
     persistent: bool
+    frozen: bool = False
 
 
 class LeafKeys:

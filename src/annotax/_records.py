@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from ._axes import Axes
-from ._field import FieldSpec, Origin
+from ._field import FieldSpec, Origin, is_buffer
 from ._layout import Entry, is_array, is_inexact_array, leaf_role
 from ._role import PARAM, Role
 from ._view import View, view
@@ -46,6 +46,11 @@ class Record:
     """The axis names, one a dimension, if anything names them."""
     persistent: bool
     """Whether checkpoints hold it."""
+    frozen: bool
+    """Whether `freeze` keeps it from being trained."""
+    enforced: bool
+    """Whether the classes themselves keep the role: a Buffer's gradient is stopped, a
+    Hyper is static. `False` where it is only registered: `adopt` mends that."""
 
     @property
     def ndim(self) -> int:
@@ -86,12 +91,14 @@ class Record:
 def record(entry: Entry, leaf: Any) -> Record:
     """One entry with its leaf."""
     role = leaf_role(entry, leaf)
-    array = is_array(leaf)
+    array, inexact = is_array(leaf), is_inexact_array(leaf)
+    is_param = role is not None and role.kind is PARAM
+    by_opaque_role = not array and entry.opaque_role is not None
     return Record(
         path=entry.path,
         role=role,
-        trainable=role is not None and role.kind is PARAM and is_inexact_array(leaf),
-        origin=entry.origin,
+        trainable=is_param and inexact and not entry.frozen,
+        origin="registered" if by_opaque_role else entry.origin,
         owner=entry.owner,
         spec=entry.spec,
         shape=tuple(leaf.shape) if array else (),
@@ -99,6 +106,8 @@ def record(entry: Entry, leaf: Any) -> Record:
         tags=entry.tags,
         axes=entry.axes,
         persistent=entry.persistent,
+        frozen=entry.frozen,
+        enforced=is_param or (array and is_buffer(role) and (entry.stopped or not inexact)),
     )
 
 

@@ -35,9 +35,41 @@ class Declaration(NamedTuple):
     pending: tuple[Pending, ...] = ()
 
 
+class Changes(NamedTuple):
+    """In which fields a variant differs from its original class."""
+
+    frozen: frozenset[str] = frozenset()
+    """By `freeze`: not trained, gradient stopped."""
+    stopped: frozenset[str] = frozenset()
+    """By `adopt`: Buffers of a registered class, gradient stopped."""
+    static: frozenset[str] = frozenset()
+    """By `adopt`: Hypers, and what holds no array."""
+    held: frozenset[str] = frozenset()
+    """Those of the static ones whose values are stored as `Static`."""
+    inferred: bool = False
+    """Whether `adopt` looked at what has no role, and took it for what it is."""
+
+    @property
+    def groups(self) -> tuple[frozenset[str], ...]:
+        """All the sets of names, in order."""
+        return self[:-1]
+
+
+class Variant(NamedTuple):
+    """Where a class comes from that `freeze` or `adopt` has made."""
+
+    original: type
+    changes: Changes
+
+
+CONTENTS = "*"
+"""Under this name stands what is said of all contents of a class without fields."""
+
+
 class _Registry:
     def __init__(self) -> None:
         self.declarations: dict[type, Declaration] = {}
+        self.variants: dict[type, Variant] = {}
         self.registrations: dict[type, dict[str, FieldOptions]] = {}
         self.unsettled: set[type] = set()
         self.buffers: dict[type, tuple[str, ...]] = {}
@@ -58,6 +90,11 @@ class _Registry:
             known = self.registrations.get(cls, {})
             self.registrations[cls] = {**known, **options}
         self._invalidate()
+
+    def original(self, cls: type) -> type:
+        """The class that a variant was made of; any other class is its own."""
+        variant = self.variants.get(cls)
+        return cls if variant is None else variant.original
 
     def specs(
         self, cls: type, make: Callable[[], tuple[FieldSpec, ...]]

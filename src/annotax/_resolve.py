@@ -21,7 +21,7 @@ from ._field import FieldSpec, agreed_role, field_metadata, is_hyper, options_of
 from ._hint import Hint, read_hint
 from ._hyper import HyperConverter
 from ._registry import Declaration, Pending, registry
-from ._role import BUFFER, Role, role_or_none
+from ._role import Role, role_or_none
 from ._scope import Scope, class_scope
 from ._source import names_in
 from ._specs import field_specs, make_spec, promised_role
@@ -176,6 +176,8 @@ def complete(cls: type) -> None:
     **Raises:** `AnnotationError` if `declare` never ran, because a base has an
     `__init_subclass__` that does not call `super()`.
     """
+    if cls in registry.variants:
+        return
     if cls not in registry.declarations:
         declare(cls)
         made_static = [
@@ -186,9 +188,7 @@ def complete(cls: type) -> None:
     buffers: list[str] = []
     for spec in field_specs(cls):
         found = _class_attribute(cls, spec.name)
-        wants_slot = (
-            spec.origin == "declared" and spec.role is not None and spec.role.kind is BUFFER
-        )
+        wants_slot = spec.stopped
         if wants_slot and not isinstance(found, property):
             buffers.append(spec.name)
             if not isinstance(found, BufferSlot):

@@ -22,8 +22,8 @@ from ._field import (
     options_of,
 )
 from ._hint import Hint, read_hint
-from ._registry import registry
-from ._role import Role
+from ._registry import CONTENTS, Changes, registry
+from ._role import HYPER, Role
 from ._scope import Scope, class_scope
 
 
@@ -34,7 +34,41 @@ def field_specs(cls: type) -> tuple[FieldSpec, ...]:
     registered it: they would have no effect.
     """
     fields = dataclasses.fields(cls)
+    variant = registry.variants.get(cls)
+    if variant is not None:
+        known = field_specs(variant.original)
+        pairs = zip(known, fields, strict=True)
+        return registry.specs(
+            cls, lambda: tuple(_changed_spec(s, f, variant.changes) for s, f in pairs)
+        )
     return registry.specs(cls, lambda: tuple(_effective_spec(cls, f) for f in fields))
+
+
+def content_spec(cls: type) -> FieldSpec | None:
+    """What is registered of all contents of a PyTree class that has no fields."""
+    options = registry.registrations.get(cls, {}).get(CONTENTS)
+    if options is None:
+        return None
+    return make_spec(cls, "", Hint(None, Any), options, options.role, "registered", None)
+
+
+def _changed_spec(
+    spec: FieldSpec, f: "dataclasses.Field[Any]", changes: Changes
+) -> FieldSpec:
+    """What a variant says of a field of its original class."""
+    name = spec.name
+    if name in changes.static:
+        said = spec.role if is_hyper(spec.role) else spec.opaque_role
+        return spec._replace(
+            role=HYPER if said is None else said,
+            origin="inferred" if said is None else "registered",
+            static=True,
+            converter=f.metadata["converter"],
+        )
+    if changes.inferred and spec.role is None and not spec.static:
+        spec = spec._replace(origin="inferred")
+    frozen = name in changes.frozen
+    return spec._replace(frozen=frozen, slot=frozen or name in changes.stopped)
 
 
 def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
@@ -184,6 +218,8 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
         metadata=_users_metadata(metadata) if metadata else metadata,
         persistent=options.persistent,
         converter=metadata.get("converter"),
+        opaque_role=options.opaque_role,
+        whole=options.whole,
     )
 
 

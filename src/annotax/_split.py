@@ -1,7 +1,7 @@
 """A model taken apart for lean loops: its structure, and its arrays as `Leaves`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ._errors import StructureError, describe, explain_error, listing
@@ -9,20 +9,8 @@ from ._flat import gather, insist_on_leaves
 from ._layout import is_array
 from ._leaves import LeafKeys, Leaves
 from ._selection import Selection
+from ._static import Opaque
 from ._view import view
-
-
-@dataclass(frozen=True)
-class _Opaque:
-    """A leaf that is no array, compared so that what computes differently is not equal.
-
-    Python has `1 == 1.0 == True`, `0.0 == -0.0` and `nan != nan`: compared are the type,
-    and of floating point numbers the text.
-    """
-
-    kind: type
-    identity: Any
-    value: Any = field(compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +29,7 @@ class Structure:
     """
 
     treedef: Any
-    slots: tuple[tuple[int, int] | _Opaque, ...]
+    slots: tuple[tuple[int, int] | Opaque, ...]
     keys: tuple[LeafKeys, ...]
 
     def __post_init__(self) -> None:
@@ -89,7 +77,7 @@ def split(model: Any, *selections: Any) -> tuple[Any, ...]:
     seen = view(model)
     masks = [Selection.of(selection).mask(seen) for selection in selections]
     groups: list[list[int]] = [[] for _ in range(len(masks) + 1)]
-    slots: list[tuple[int, int] | _Opaque] = []
+    slots: list[tuple[int, int] | Opaque] = []
     for at, leaf in enumerate(seen.leaves):
         if is_array(leaf):
             group = next((i for i, mask in enumerate(masks) if mask[at]), len(masks))
@@ -101,7 +89,7 @@ def split(model: Any, *selections: Any) -> tuple[Any, ...]:
     return (Structure(seen.treedef, tuple(slots), tuple(p.static for p in parts)), *parts)
 
 
-def _hashable(leaf: object, path: str) -> _Opaque:
+def _hashable(leaf: object, path: str) -> Opaque:
     try:
         hash(leaf)
     except TypeError as error:
@@ -114,8 +102,7 @@ def _hashable(leaf: object, path: str) -> _Opaque:
                 fix="give its class a __hash__, or hold it in a static field",
             )
         ) from error
-    text = repr(leaf) if isinstance(leaf, float | complex) else None
-    return _Opaque(type(leaf), leaf if text is None else text, leaf)
+    return Opaque.of(leaf)
 
 
 def merge(structure: Structure, *parts: Leaves) -> Any:
@@ -162,7 +149,7 @@ def merge(structure: Structure, *parts: Leaves) -> Any:
         for i, (keys, part) in enumerate(zip(structure.keys, parts, strict=True))
     ]
     return structure.treedef.unflatten(
-        slot.value if isinstance(slot, _Opaque) else ordered[slot[0]][slot[1]]
+        slot.value if isinstance(slot, Opaque) else ordered[slot[0]][slot[1]]
         for slot in structure.slots
     )
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 
 from ._compat import node_data, tree_flatten
-from ._layout import Layout, traverse
+from ._layout import Layout
 from ._registry import registry
+from ._traverse import traverse
 
 _CACHED_HASHES = 512
 _CACHED_PER_HASH = 4

@@ -1,0 +1,197 @@
+"""`adopt`: foreign modules inside a model get their roles for real.
+
+Registration makes selections right. Adoption makes the classes themselves right: Hypers
+become static, gradients into Buffers are stopped, and no leaf is left that is no array.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import equinox as eqx
+
+from ._compat import EXACT_TYPES, SharedNode
+from ._edit import Edit, apply
+from ._errors import HyperError, describe, explain_error
+from ._field import FieldSpec, is_buffer, is_hyper
+from ._hyper import as_number, why_not_static
+from ._layout import is_array
+from ._path import join
+from ._registry import Changes, registry
+from ._specs import field_specs
+from ._static import needs_holding
+from ._variant import changes_of, variant
+from ._view import View, view
+
+_Model = TypeVar("_Model")
+
+
+class Function(eqx.nn.Lambda):
+    """A function of a container as a node of the tree; called as the function is.
+
+    `equinox.nn.Lambda` itself takes one argument and a key.
+    """
+
+    fn: Callable[..., Any] = eqx.field(static=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+
+class Removed(eqx.Module):
+    """Stands where `equinox.nn.Shared` has taken an array out: a node without leaves."""
+
+
+def adopt(model: _Model) -> _Model:
+    """A copy of a model in which foreign modules keep their roles; all leaves are arrays.
+
+    Examples:
+        >>> import annotax as anx, equinox as eqx, jax, jax.numpy as jnp
+        >>> mlp = eqx.nn.MLP(2, 1, 8, 2, key=jax.random.key(0))
+        >>> model = anx.adopt({"mlp": mlp, "head": [jnp.tanh, eqx.nn.Dropout(0.5)]})
+        >>> jax.jit(lambda model, x: model["mlp"](x))(model, jnp.ones(2)).shape
+        (1,)
+        >>> model["head"][1].p, len(jax.tree.leaves(model)) == len(anx.params(model))
+        (0.5, True)
+
+    What is registered as a Hyper becomes static, and a gradient into a registered Buffer is
+    stopped. In fields that nobody registered, what is no array becomes static if the field
+    holds no arrays (nor modules, which are looked at themselves); it is read as before.
+    Functions among other things in a container are wrapped in an `equinox.nn.Lambda` that
+    is called as they are. Parameters, their paths and the results stay the same, so
+    gradients and optimizer states fit; only the tree structure of the model changes.
+
+    **Arguments:** `model` is any PyTree. Instances of annotax modules are looked at too:
+    fields without a role may hold functions.
+
+    **Returns:** the model, its arrays shared. Adopting once more changes nothing, unless
+    something was registered meanwhile.
+
+    **Raises:** `HyperError`, listing every leaf that is no array and cannot become static,
+    with the reason; `AnnotationError` for a class that cannot be subclassed.
+    """
+    seen = view(model)
+    plan = _Plan(seen)
+    for at in range(len(seen.layout.modules)):
+        plan.module(at)
+    for at, (entry, leaf) in enumerate(zip(seen.layout.entries, seen.leaves, strict=True)):
+        if entry.home is None and not is_array(leaf):
+            plan.wrap_or_refuse([at])
+    if plan.problems:
+        raise HyperError(
+            explain_error(
+                f"adopt({type(model).__name__})",
+                "not everything in it can be an array or static",
+                expected="arrays, and hashable values in fields without arrays",
+                found="\n".join(plan.problems),
+                fix="make numbers arrays (jnp.asarray), or give them a field of their own",
+            )
+        )
+    tree = model
+    if plan.leaves:
+        leaves = [plan.leaves.get(at, leaf) for at, leaf in enumerate(seen.leaves)]
+        tree = seen.treedef.unflatten(leaves)
+    return apply(plan.edit, tree)
+
+
+class _Plan:
+    """What has to change in a model, found without changing anything."""
+
+    def __init__(self, seen: View) -> None:
+        self._leaves = seen.leaves
+        self._entries = seen.layout.entries
+        self._modules = seen.layout.modules
+        self._nested = {module.parent for module in self._modules}
+        self.edit = Edit()
+        self.leaves: dict[int, Any] = {}
+        """What takes the place of a leaf."""
+        self.problems: list[str] = []
+
+    def module(self, at: int) -> None:
+        """Look at one module: which of its fields become static or are stopped."""
+        entry = self._modules[at]
+        original = registry.original(entry.cls)
+        if original in EXACT_TYPES:
+            for start, stop in entry.spans.values():
+                self.wrap_or_refuse(range(start, stop))
+            return
+        before = changes_of(entry.cls)
+        static, held, stopped = set(before.static), set(before.held), set[str]()
+        foreign, inferred = original not in registry.declarations, False
+        for spec in field_specs(original):
+            span = entry.spans.get(spec.name)
+            if spec.static or span is None:
+                continue
+            direct = [p for p in range(*span) if self._entries[p].home == (at, spec.name)]
+            if self._becomes_static(at, spec, range(*span), direct):
+                static.add(spec.name)
+                if self._is_held(spec, join(entry.path, spec.name), range(*span)):
+                    held.add(spec.name)
+            elif is_buffer(spec.role) and not spec.stopped:
+                stopped.add(spec.name)
+            elif spec.role is None and foreign:
+                inferred = inferred or any(is_array(self._leaves[p]) for p in direct)
+        after = Changes(
+            before.frozen, frozenset(stopped), frozenset(static), frozenset(held), inferred
+        )
+        if after != before:
+            self.edit.at(entry.path).cls = variant(original, after)
+
+    def _becomes_static(
+        self, at: int, spec: FieldSpec, span: range, direct: list[int]
+    ) -> bool:
+        """Whether a field becomes static; what in it cannot be is a problem."""
+        opaque = [p for p in direct if not is_array(self._leaves[p])]
+        if is_hyper(spec.role):
+            self._refuse(p for p in span if self._why_not_static(p))
+            return True
+        if not opaque:
+            return False
+        undeclared = spec.role is None or spec.opaque_role is not None
+        alone = len(opaque) == len(span) and (at, spec.name) not in self._nested
+        if not (undeclared and alone):
+            self.wrap_or_refuse(opaque)
+            return False
+        self._refuse(p for p in opaque if self._why_not_static(p))
+        return True
+
+    def _is_held(self, spec: FieldSpec, path: str, span: range) -> bool:
+        """Whether a field that becomes static needs a slot for its value."""
+        if len(span) != 1 or self._entries[span[0]].path != path:
+            return True  # a container
+        value = as_number(self._leaves[span[0]], spec.hint)
+        return needs_holding(value, spec.hint)
+
+    def wrap_or_refuse(self, positions: Iterable[int]) -> None:
+        """Find a place for leaves that stand where arrays stand, too."""
+        for at in positions:
+            leaf = self._leaves[at]
+            if isinstance(leaf, SharedNode):
+                self.leaves[at] = Removed()
+            elif self._is_item(at) and callable(leaf) and not why_not_static(leaf):
+                self.leaves[at] = Function(leaf)
+            elif not is_array(leaf):
+                self._refuse([at])
+
+    def _is_item(self, at: int) -> bool:
+        """Whether a leaf stands in a container, not alone in a field or in nothing."""
+        entry = self._entries[at]
+        if entry.home is None:
+            return entry.path != ""
+        module, name = entry.home
+        return entry.path != join(self._modules[module].path, name)
+
+    def _why_not_static(self, at: int) -> str | None:
+        return why_not_static(self._leaves[at])
+
+    def _refuse(self, positions: Iterable[int]) -> None:
+        for at in positions:
+            entry, leaf = self._entries[at], self._leaves[at]
+            reason = why_not_static(leaf)
+            if reason is None:
+                role = None if entry.role is None else entry.role.name
+                reason = "stands beside arrays or modules"
+                if role is not None and not self._is_item(at):
+                    reason = f"a {role} must be an array"
+                elif entry.home is None:
+                    reason = "stands in no module, so nothing can make it static"
+            self.problems.append(f"{entry.path or 'the model'}: {describe(leaf)}; {reason}")

@@ -1,0 +1,124 @@
+"""Edits: what to change in a tree, by path, and the tree with it changed.
+
+An edit mirrors the tree as far as something changes in it. Applying one copies the nodes
+on the way and shares all others, so the original stays as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._compat import EquinoxMeta, one_level
+from ._leaves import Leaves
+from ._path import join, segments, steps_of
+from ._specs import field_specs
+from ._variant import recast
+
+
+@dataclass(slots=True)
+class Edit:
+    """What changes in one node.
+
+    `cls` is the class that a module becomes an instance of; `values` replace what stands
+    at a step (the name of a field, an index, a key), `updates` compute from what stands in
+    a field what shall; `inner` are the edits further in.
+    """
+
+    cls: type | None = None
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    updates: dict[str, Callable[[Any], Any]] = field(
+        default_factory=dict[str, Callable[[Any], Any]]
+    )
+    inner: dict[str, "Edit"] = field(default_factory=dict[str, "Edit"])
+
+    def at(self, path: str) -> "Edit":
+        """The edit of the node at a path below this one, an empty one at first."""
+        edit = self
+        for step in segments(path):
+            found = edit.inner.get(step)
+            if found is None:
+                found = edit.inner[step] = Edit()
+            edit = found
+        return edit
+
+
+def is_module(node: object) -> bool:
+    """Whether a node is an instance of an `equinox.Module`."""
+    return isinstance(type(node), EquinoxMeta)
+
+
+def apply(edit: Edit, node: Any, *, check: bool = False) -> Any:
+    """The node with the changes made.
+
+    **Arguments:** with `check`, converters run on fields that are given a value or whose
+    containers changed, and then every `__check_init__` of the modules on the way, the
+    inner ones first.
+    """
+    if is_module(node):
+        return _module(edit, node, check)
+    if not edit.values and not edit.inner:
+        return node
+    pairs, treedef = one_level(node)
+    steps = steps_of([key for key, _ in pairs])
+    return treedef.unflatten(
+        _child(edit, step, child, check)
+        for step, (_, child) in zip(steps, pairs, strict=True)
+    )
+
+
+def _child(edit: Edit, step: str, child: Any, check: bool) -> Any:
+    if step in edit.values:
+        return edit.values[step]
+    return apply(edit.inner[step], child, check=check) if step in edit.inner else child
+
+
+def _module(edit: Edit, module: object, check: bool) -> Any:
+    changed = dict(edit.values)
+    assigned = set(changed)
+    for name, inner in edit.inner.items():
+        value = field_value(module, name)
+        changed[name] = apply(inner, value, check=check)
+        if not is_module(value):
+            assigned.add(name)
+    for name, change in edit.updates.items():
+        changed[name] = change(field_value(module, name))
+    new = recast(module, edit.cls or type(module))
+    converters = {s.name: s.converter for s in field_specs(type(new))} if check else {}
+    for name, value in changed.items():
+        converter = converters.get(name) if name in assigned else None
+        object.__setattr__(new, name, value if converter is None else converter(value))
+    if check:
+        for base in type(new).__mro__:
+            check_init = base.__dict__.get("__check_init__")
+            if check_init is not None:
+                check_init(new)
+    return new
+
+
+def field_value(module: object, name: str) -> Any:
+    """What is in a field, past Equinox's `__getattribute__`, which wraps methods."""
+    return object.__getattribute__(module, name)
+
+
+def missing(edit: Edit, node: Any, path: str = "") -> list[tuple[str, tuple[str, ...]]]:
+    """The steps of an edit that the tree does not have, each with those it has there."""
+    steps = {} if isinstance(node, Leaves) else _steps(node)
+    found = [
+        (join(path, step), tuple(join(path, known) for known in steps))
+        for step in (*edit.values, *edit.inner)
+        if step not in steps
+    ]
+    for step, inner in edit.inner.items():
+        if step in steps:
+            found += missing(inner, steps[step], join(path, step))
+    return found
+
+
+def _steps(node: object) -> dict[str, Any]:
+    """The steps one level down and what stands there; a field that is not set has none."""
+    if is_module(node):
+        names = [spec.name for spec in field_specs(type(node))]
+        return {name: field_value(node, name) for name in names if hasattr(node, name)}
+    pairs, _ = one_level(node)
+    steps = steps_of([key for key, _ in pairs])
+    return dict(zip(steps, (child for _, child in pairs), strict=True))

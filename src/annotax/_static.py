@@ -1,0 +1,102 @@
+"""Static values that JAX cannot be given as they are: compared exactly, always hashable.
+
+JAX compares static data with `==`, for which `1`, `1.0` and `True` are one value although
+they compute in different dtypes, and it hashes them, which a list or a dictionary has no
+answer to. `Opaque` compares one leaf exactly; `Static` holds a PyTree of such leaves.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from ._buffer import UnsetField
+from ._compat import instance_dict, tree_flatten
+from ._hyper import number_kind
+
+_NUMBERS = bool | int | float | complex
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A leaf that is no array, compared so that what computes differently is not equal.
+
+    Python has `1 == 1.0 == True`, `0.0 == -0.0` and `nan != nan`: compared are the type,
+    and of floating point numbers the text.
+    """
+
+    kind: type
+    identity: Any
+    value: Any = field(compare=False)
+
+    @staticmethod
+    def of(leaf: object) -> "Opaque":
+        """The leaf in comparable form; it must have a hash."""
+        text = repr(leaf) if isinstance(leaf, float | complex) else None
+        return Opaque(type(leaf), leaf if text is None else text, leaf)
+
+
+class Static:
+    """A PyTree without arrays as one hashable, immutable value."""
+
+    __slots__ = ("_leaves", "_treedef")
+
+    def __init__(self, value: Any) -> None:
+        leaves, self._treedef = tree_flatten(value)
+        self._leaves = tuple(map(Opaque.of, leaves))
+
+    @property
+    def value(self) -> Any:
+        """The PyTree, in containers of its own: changing them changes nothing here."""
+        return self._treedef.unflatten(leaf.value for leaf in self._leaves)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return (
+            isinstance(other, Static)
+            and self._leaves == other._leaves
+            and self._treedef == other._treedef
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._treedef, self._leaves))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Static, (self.value,))
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class StaticSlot(UnsetField):
+    """The data descriptor of a field whose value is stored as `Static`, and read plain."""
+
+    __slots__ = ()
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        try:
+            stored = instance_dict(instance)[self.name]
+        except (KeyError, TypeError):  # unset, or read from the class
+            return super().__get__(instance, owner)
+        return stored.value if type(stored) is Static else stored
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        held = value if type(value) is Static else Static(value)
+        instance_dict(instance)[self.name] = held
+
+
+def needs_holding(value: Any, hint: Any) -> bool:
+    """Whether a static value must be stored as `Static`.
+
+    That is so if it has no hash, and if it is or holds a number of a type that its
+    field's hint leaves open.
+    """
+    try:
+        hash(value)
+    except TypeError:
+        return True
+    if isinstance(value, _NUMBERS):
+        return type(value) is not number_kind(hint)
+    leaves: list[Any] = jax.tree_util.tree_leaves(value)
+    return any(isinstance(leaf, _NUMBERS) for leaf in leaves)

@@ -1,0 +1,183 @@
+"""Variants: classes with other roles than their original, for some instances only.
+
+A variant is a subclass with the same name, module, fields and methods. `freeze` and
+`adopt` swap an instance's class for one; it is made once for each combination of changes,
+so the same changes give the same tree structure and nothing compiles twice. Whoever does
+not freeze or adopt pays nothing.
+"""
+
+import copy
+import dataclasses
+import threading
+import warnings
+from types import MappingProxyType
+from typing import Any, cast
+
+from ._buffer import BufferSlot, UnsetField
+from ._compat import EXACT_TYPES, instance_dict
+from ._errors import AnnotationError, explain_error
+from ._hyper import HyperConverter, as_number
+from ._registry import Changes, Variant, registry
+from ._specs import field_specs
+from ._static import Static, StaticSlot
+
+NO_CHANGES = Changes()
+
+_made: dict[Variant, type] = {}
+_lock = threading.RLock()
+
+
+def changes_of(cls: type) -> Changes:
+    """In what a class differs from its original: in nothing, for any ordinary class."""
+    known = registry.variants.get(cls)
+    return NO_CHANGES if known is None else known.changes
+
+
+def variant(cls: type, changes: Changes) -> type:
+    """The variant of the original of `cls` with just these changes; made once.
+
+    **Raises:** `AnnotationError` if the class cannot be subclassed.
+    """
+    wanted = Variant(registry.original(cls), changes)
+    if changes == NO_CHANGES:
+        return wanted.original
+    if wanted.original in EXACT_TYPES:
+        error = TypeError("Equinox takes no subclass of it")
+        raise AnnotationError(_refused_message(wanted.original, changes, error))
+    found = _made.get(wanted)
+    if found is None:
+        with _lock:  # two classes for the same changes would be two tree structures
+            found = _made.get(wanted)
+            if found is None:
+                found = _made[wanted] = _make(wanted)
+    return found
+
+
+def recast(module: object, cls: type) -> Any:
+    """A copy of a module as an instance of a variant or the original of its class.
+
+    Values go in through the slots of `cls`, so that what is newly frozen or a Buffer is
+    stopped, and what is newly static is stored in hashable form.
+    """
+    before, after = changes_of(type(module)), changes_of(cls)
+    new = cast(Any, object.__new__(cls))
+    values = instance_dict(new)
+    values.update(instance_dict(module))
+    for name in before.held - after.held:
+        if type(values.get(name)) is Static:
+            values[name] = values[name].value
+    if after.static:
+        hints = {f.name: _hint_of(f) for f in dataclasses.fields(cls)}
+        for name in after.static - before.static:
+            if name in values:
+                object.__setattr__(new, name, as_number(values[name], hints[name]))
+    for name in (after.frozen | after.stopped) - (before.frozen | before.stopped):
+        if name in values:
+            object.__setattr__(new, name, values[name])
+    return new
+
+
+def _hint_of(f: "dataclasses.Field[Any]") -> Any:
+    converter = f.metadata.get("converter")
+    return converter.hint if isinstance(converter, HyperConverter) else Any
+
+
+# --- making one ----------------------------------------------------------------------
+
+
+def _make(wanted: Variant) -> type:
+    original, changes = wanted
+    fields = {f.name: f for f in dataclasses.fields(original)}
+    static = {name: _static_field(original, fields[name]) for name in changes.static}
+    namespace: dict[str, Any] = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "__annotations__": {name: fields[name].type for name in changes.static},
+        "__reduce_ex__": _reduce,
+        **static,
+    }
+    metaclass: Any = type(original)
+    try:
+        with warnings.catch_warnings():
+            # What there was to warn of was said when the original was made.
+            warnings.simplefilter("ignore")
+            made = metaclass(original.__name__, (_quiet(wanted), original), namespace)
+    except Exception as error:
+        raise AnnotationError(_refused_message(original, changes, error)) from error
+    # `dataclasses` has read them. Type hints are those of the classes that wrote them,
+    # whose modules have the names in them.
+    made.__annotations__ = {}
+    for name in changes.frozen | changes.stopped:
+        _put_slot(made, BufferSlot, name)
+    for name in changes.held:
+        _put_slot(made, StaticSlot, name)
+    stopped = {*registry.buffers.get(original, ()), *changes.frozen, *changes.stopped}
+    if stopped:
+        registry.buffers[made] = tuple(sorted(stopped))
+    return made
+
+
+def _quiet(wanted: Variant) -> type:
+    """A base that stands in front of the original's, so that no user's hook runs."""
+
+    class Quiet:
+        __slots__ = ()
+
+        def __init_subclass__(cls, **kwargs: Any) -> None:
+            if cls.__bases__[0] is Quiet:
+                registry.variants[cls] = wanted
+            else:  # somebody derives from a variant
+                super().__init_subclass__(**kwargs)
+
+    return Quiet
+
+
+def _static_field(original: type, f: "dataclasses.Field[Any]") -> Any:
+    new = copy.copy(f)
+    converter = f.metadata.get("converter")
+    spec = next(s for s in field_specs(original) if s.name == f.name)
+    where = f"{original.__name__}.{f.name}"
+    guard = HyperConverter(where, spec.hint, f.type, converter, containers=True)
+    new.metadata = MappingProxyType({**f.metadata, "static": True, "converter": guard})
+    return new
+
+
+def _put_slot(cls: type, slot: type[UnsetField], name: str) -> None:
+    found = next(
+        (vars(b)[name] for b in cls.__mro__ if name in vars(b)), dataclasses.MISSING
+    )
+    if isinstance(found, property):
+        return
+    default = cast(Any, found.default if isinstance(found, UnsetField) else found)
+    setattr(cls, name, slot(name, default))
+
+
+def _refused_message(original: type, changes: Changes, error: Exception) -> str:
+    return explain_error(
+        original.__name__,
+        "its class cannot be subclassed, so its instances cannot be frozen or adopted",
+        expected="a class that allows subclasses",
+        found=f"{type(error).__name__}: {error}",
+        fix="use a filter instead: eqx.partition(model, annotax.trainable_filter(model))"
+        if changes.frozen
+        else f"annotax.register({original.__name__}, ...) makes selections right",
+    )
+
+
+# --- pickling ------------------------------------------------------------------------
+
+
+def _reduce(self: object, protocol: Any) -> tuple[Any, ...]:
+    """Pickle as the original does, and become the variant again when it is read."""
+    del protocol
+    changes = changes_of(type(self))
+    plain = recast(self, registry.original(type(self)))
+    return _revive, (plain, tuple(map(sorted, changes.groups)), changes.inferred)
+
+
+def _revive(plain: object, groups: tuple[list[str], ...], inferred: bool) -> Any:
+    cls = type(plain)
+    known = {f.name for f in dataclasses.fields(cast(Any, cls))}  # the class may be newer
+    given = (frozenset(known.intersection(group)) for group in groups)
+    return recast(plain, variant(cls, Changes(*given, inferred=inferred)))
