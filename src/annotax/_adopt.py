@@ -11,10 +11,10 @@ import equinox as eqx
 
 from ._compat import EXACT_TYPES, SharedNode
 from ._edit import Edit, apply
-from ._errors import HyperError, describe, explain_error
+from ._errors import AnnotationError, HyperError, describe, explain_error
 from ._field import FieldSpec, is_buffer, is_hyper
 from ._hyper import as_number, why_not_static
-from ._layout import is_array
+from ._layout import Home, ModuleEntry, is_array
 from ._path import join
 from ._registry import Changes, registry
 from ._specs import field_specs
@@ -54,11 +54,11 @@ def adopt(model: _Model) -> _Model:
         (0.5, True)
 
     What is registered as a Hyper becomes static, and a gradient into a registered Buffer is
-    stopped. In fields that nobody registered, what is no array becomes static if the field
-    holds no arrays (nor modules, which are looked at themselves); it is read as before.
-    Functions among other things in a container are wrapped in an `equinox.nn.Lambda` that
-    is called as they are. Parameters, their paths and the results stay the same, so
-    gradients and optimizer states fit; only the tree structure of the model changes.
+    stopped. A field that nobody speaks for becomes static if it holds no arrays, together
+    with unregistered modules in it; it is read as before. Functions beside arrays or
+    modules in a container are wrapped in an `equinox.nn.Lambda` that is called as they are.
+    Parameters, their paths and the results stay the same, so gradients and optimizer states
+    fit; only the tree structure of the model changes.
 
     **Arguments:** `model` is any PyTree. Instances of annotax modules are looked at too:
     fields without a role may hold functions.
@@ -75,7 +75,7 @@ def adopt(model: _Model) -> _Model:
         plan.module(at)
     for at, (entry, leaf) in enumerate(zip(seen.layout.entries, seen.leaves, strict=True)):
         if entry.home is None and not is_array(leaf):
-            plan.wrap_or_refuse([at])
+            plan.refuse_loose([at])
     if plan.problems:
         raise HyperError(
             explain_error(
@@ -83,7 +83,8 @@ def adopt(model: _Model) -> _Model:
                 "not everything in it can be an array or static",
                 expected="arrays, and hashable values in fields without arrays",
                 found="\n".join(plan.problems),
-                fix="make numbers arrays (jnp.asarray), or give them a field of their own",
+                fix="make numbers arrays (jnp.asarray), give them a field of their own, or "
+                "register the field they are in: beside its arrays the rest is static then",
             )
         )
     tree = model
@@ -100,22 +101,33 @@ class _Plan:
         self._leaves = seen.leaves
         self._entries = seen.layout.entries
         self._modules = seen.layout.modules
-        self._nested = {module.parent for module in self._modules}
+        self._nested: dict[Home | None, list[int]] = {}
+        for at, module in enumerate(self._modules):
+            self._nested.setdefault(module.parent, []).append(at)
+        self._static_homes: set[Home] = set()
         self.edit = Edit()
         self.leaves: dict[int, Any] = {}
         """What takes the place of a leaf."""
         self.problems: list[str] = []
 
     def module(self, at: int) -> None:
-        """Look at one module: which of its fields become static or are stopped."""
+        """Look at one module: which of its fields become static or are stopped.
+
+        Modules come after those that they stand in; what is in a static field is not
+        looked at.
+        """
         entry = self._modules[at]
+        if entry.parent in self._static_homes:
+            self._static_homes.update((at, name) for name in entry.spans)
+            return
         original = registry.original(entry.cls)
         if original in EXACT_TYPES:
             for start, stop in entry.spans.values():
-                self.wrap_or_refuse(range(start, stop))
+                self.refuse_loose(range(start, stop))
             return
         before = changes_of(entry.cls)
-        static, held, stopped = set(before.static), set(before.held), set[str]()
+        static, held, mixed = set(before.static), set(before.held), set(before.mixed)
+        stopped = set[str]()
         foreign, inferred = original not in registry.declarations, False
         for spec in field_specs(original):
             span = entry.spans.get(spec.name)
@@ -124,34 +136,53 @@ class _Plan:
             direct = [p for p in range(*span) if self._entries[p].home == (at, spec.name)]
             if self._becomes_static(at, spec, range(*span), direct):
                 static.add(spec.name)
+                self._static_homes.add((at, spec.name))
                 if self._is_held(spec, join(entry.path, spec.name), range(*span)):
                     held.add(spec.name)
-            elif is_buffer(spec.role) and not spec.stopped:
+                continue
+            opaque = [p for p in direct if not is_array(self._leaves[p])]
+            if self._is_mixed(spec, opaque):
+                mixed.add(spec.name)
+            if is_buffer(spec.role) and not spec.stopped:
                 stopped.add(spec.name)
-            elif spec.role is None and foreign:
-                inferred = inferred or any(is_array(self._leaves[p]) for p in direct)
-        after = Changes(
-            before.frozen, frozenset(stopped), frozenset(static), frozenset(held), inferred
-        )
+            if spec.role is None and foreign:
+                inferred = inferred or len(opaque) < len(direct)
+        groups = map(frozenset, (stopped, static, held, mixed))
+        after = Changes(before.frozen, *groups, inferred=inferred)
         if after != before:
-            self.edit.at(entry.path).cls = variant(original, after)
+            self._change_class(entry, after)
+
+    def _change_class(self, entry: ModuleEntry, after: Changes) -> None:
+        try:
+            cls = variant(entry.cls, after)
+        except AnnotationError:
+            # Only to mark what was inferred, no class has to change.
+            if after != changes_of(entry.cls)._replace(inferred=True):
+                raise
+        else:
+            self.edit.at(entry.path).cls = cls
 
     def _becomes_static(
         self, at: int, spec: FieldSpec, span: range, direct: list[int]
     ) -> bool:
         """Whether a field becomes static; what in it cannot be is a problem."""
-        opaque = [p for p in direct if not is_array(self._leaves[p])]
-        if is_hyper(spec.role):
-            self._refuse(p for p in span if self._why_not_static(p))
-            return True
-        if not opaque:
-            return False
-        undeclared = spec.role is None or spec.opaque_role is not None
-        alone = len(opaque) == len(span) and (at, spec.name) not in self._nested
-        if not (undeclared and alone):
-            self.wrap_or_refuse(opaque)
-            return False
-        self._refuse(p for p in opaque if self._why_not_static(p))
+        if not is_hyper(spec.role):
+            no_arrays = span and not any(is_array(self._leaves[p]) for p in span)
+            undeclared = spec.role is None or spec.opaque_role is not None
+            if not (no_arrays and undeclared and self._nobody_speaks_for((at, spec.name))):
+                return False
+        self._refuse(p for p in span if why_not_static(self._leaves[p]))
+        return True
+
+    def _nobody_speaks_for(self, home: Home) -> bool:
+        """Whether no module in a field is annotated or registered, however deep."""
+        for at in self._nested.get(home, ()):
+            known = (registry.declarations.keys(), registry.registrations.keys())
+            bases = set(self._modules[at].cls.__mro__)
+            if any(bases & classes for classes in known):
+                return False
+            if not all(self._nobody_speaks_for((at, n)) for n in self._modules[at].spans):
+                return False
         return True
 
     def _is_held(self, spec: FieldSpec, path: str, span: range) -> bool:
@@ -161,8 +192,24 @@ class _Plan:
         value = as_number(self._leaves[span[0]], spec.hint)
         return needs_holding(value, spec.hint)
 
-    def wrap_or_refuse(self, positions: Iterable[int]) -> None:
-        """Find a place for leaves that stand where arrays stand, too."""
+    def _is_mixed(self, spec: FieldSpec, opaque: list[int]) -> bool:
+        """Whether a field has items that only a slot can make static.
+
+        Somebody must have said what the field is: then its arrays are that, and what else
+        is in it is constant.
+        """
+        rest = self._unwrapped(opaque)
+        allowed = spec.role is not None and all(self._is_item(p) for p in rest)
+        self._refuse(p for p in rest if not allowed or why_not_static(self._leaves[p]))
+        return allowed and bool(rest)
+
+    def refuse_loose(self, positions: Iterable[int]) -> None:
+        """Wrap what can be wrapped of leaves that no field can make static."""
+        self._refuse(self._unwrapped(positions))
+
+    def _unwrapped(self, positions: Iterable[int]) -> list[int]:
+        """Put nodes in the places of functions; returns the leaves that are none."""
+        rest: list[int] = []
         for at in positions:
             leaf = self._leaves[at]
             if isinstance(leaf, SharedNode):
@@ -170,7 +217,8 @@ class _Plan:
             elif self._is_item(at) and callable(leaf) and not why_not_static(leaf):
                 self.leaves[at] = Function(leaf)
             elif not is_array(leaf):
-                self._refuse([at])
+                rest.append(at)
+        return rest
 
     def _is_item(self, at: int) -> bool:
         """Whether a leaf stands in a container, not alone in a field or in nothing."""
@@ -179,9 +227,6 @@ class _Plan:
             return entry.path != ""
         module, name = entry.home
         return entry.path != join(self._modules[module].path, name)
-
-    def _why_not_static(self, at: int) -> str | None:
-        return why_not_static(self._leaves[at])
 
     def _refuse(self, positions: Iterable[int]) -> None:
         for at in positions:

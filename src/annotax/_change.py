@@ -102,11 +102,22 @@ def inference_mode(model: _Model, value: bool = True) -> _Model:
             if spec.name == "inference":
                 new = value if spec.converter is None else spec.converter(value)
                 edit.at(module.path).updates["inference"] = functools.partial(_flag, new)
+            elif spec.static:
+                change = functools.partial(_flags_inside, value)
+                edit.at(module.path).updates[spec.name] = change
     return apply(edit, model)
 
 
+def _flags_inside(value: bool, static: Any) -> Any:
+    """A static value with the flags of modules in it set."""
+    if type(static) in (int, str, float, bool, type(None)):
+        return static
+    nodes = jax.tree_util.tree_leaves(static, is_leaf=is_module)
+    return inference_mode(static, value) if any(map(is_module, nodes)) else static
+
+
 def _flag(new: Any, old: Any) -> Any:
-    """The new value of a flag, as an array if the old one is; what is no flag stays."""
+    """The new value of a flag, an array if the old one is; what is no flag stays."""
     if is_array(old):
         is_flag = old.dtype == np.bool_ and not isinstance(old, jax.ShapeDtypeStruct)
         return _jnp.full_like(old, new) if is_flag else old

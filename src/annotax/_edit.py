@@ -54,10 +54,10 @@ def apply(edit: Edit, node: Any, *, check: bool = False) -> Any:
     containers changed, and then every `__check_init__` of the modules on the way, the
     inner ones first.
     """
+    if not (check or edit.cls or edit.values or edit.updates or edit.inner):
+        return node
     if is_module(node):
         return _module(edit, node, check)
-    if not edit.values and not edit.inner:
-        return node
     pairs, treedef = one_level(node)
     steps = steps_of([key for key, _ in pairs])
     return treedef.unflatten(
@@ -81,14 +81,20 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
         if not is_module(value):
             assigned.add(name)
     for name, change in edit.updates.items():
-        changed[name] = change(field_value(module, name))
-    new = recast(module, edit.cls or type(module))
-    converters = {s.name: s.converter for s in field_specs(type(new))} if check else {}
+        old = field_value(module, name)
+        value = change(old)
+        if value is not old:
+            changed[name] = value
+    if not (check or changed or edit.cls):
+        return module
+    cls = edit.cls or type(module)
+    new = recast(module, cls)
+    converters = {s.name: s.converter for s in field_specs(cls)} if check else {}
     for name, value in changed.items():
         converter = converters.get(name) if name in assigned else None
         object.__setattr__(new, name, value if converter is None else converter(value))
     if check:
-        for base in type(new).__mro__:
+        for base in cls.__mro__:
             check_init = base.__dict__.get("__check_init__")
             if check_init is not None:
                 check_init(new)

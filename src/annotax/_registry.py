@@ -46,6 +46,8 @@ class Changes(NamedTuple):
     """By `adopt`: Hypers, and what holds no array."""
     held: frozenset[str] = frozenset()
     """Those of the static ones whose values are stored as `Static`."""
+    mixed: frozenset[str] = frozenset()
+    """By `adopt`: containers of arrays with `Static` nodes for what is none."""
     inferred: bool = False
     """Whether `adopt` looked at what has no role, and took it for what it is."""
 

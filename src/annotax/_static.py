@@ -5,15 +5,17 @@ they compute in different dtypes, and it hashes them, which a list or a dictiona
 answer to. `Opaque` compares one leaf exactly; `Static` holds a PyTree of such leaves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
-from ._buffer import UnsetField
-from ._compat import instance_dict, tree_flatten
+from ._buffer import BufferSlot, UnsetField
+from ._compat import ARRAY_TYPES, EquinoxMeta, instance_dict, tree_flatten
 from ._hyper import number_kind
 
+_jax: Any = jax  # the types of its functions on trees are partly unknown
 _NUMBERS = bool | int | float | complex
 
 
@@ -69,6 +71,18 @@ class Static:
         return repr(self.value)
 
 
+def _flatten(static: Static) -> tuple[tuple[()], Static]:
+    return (), static
+
+
+def _unflatten(static: Static, _: Any) -> Static:
+    return static
+
+
+# A node without leaves, where it stands among arrays.
+_jax.tree_util.register_pytree_node(Static, _flatten, _unflatten)
+
+
 class StaticSlot(UnsetField):
     """The data descriptor of a field whose value is stored as `Static`, and read plain."""
 
@@ -86,6 +100,52 @@ class StaticSlot(UnsetField):
         instance_dict(instance)[self.name] = held
 
 
+class MixedSlot(BufferSlot):
+    """The data descriptor of a field that holds `Static` nodes among arrays, read plain.
+
+    Values are stored as they come: in a tree of booleans the leaves are no constants.
+    """
+
+    __slots__ = ("_stops",)
+
+    def __init__(self, name: str, default: Any, *, stops: bool) -> None:
+        super().__init__(name, default)
+        self._stops = stops
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        stored = super().__get__(instance, owner)
+        return stored if instance is None else with_plain_items(stored)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if self._stops:
+            super().__set__(instance, value)
+        else:
+            instance_dict(instance)[self.name] = value
+
+
+def with_static_items(value: Any) -> Any:
+    """The containers of a field with everything static that is neither array nor node."""
+    return _map_items(lambda x: x if _is_kept(x) else Static(x), value)
+
+
+def with_plain_items(value: Any) -> Any:
+    """The containers of a field as they were before `with_static_items`."""
+    return _map_items(lambda x: x.value if type(x) is Static else x, value)
+
+
+def _is_kept(leaf: object) -> bool:
+    return isinstance(leaf, ARRAY_TYPES) or isinstance(type(leaf), EquinoxMeta)
+
+
+def _map_items(change: Callable[[Any], Any], value: Any) -> Any:
+    """Map over the containers of a field: what is in the modules in it is theirs."""
+
+    def is_item(node: object) -> bool:
+        return type(node) is Static or isinstance(type(node), EquinoxMeta)
+
+    return _jax.tree_util.tree_map(change, value, is_leaf=is_item)
+
+
 def needs_holding(value: Any, hint: Any) -> bool:
     """Whether a static value must be stored as `Static`.
 
@@ -98,5 +158,5 @@ def needs_holding(value: Any, hint: Any) -> bool:
         return True
     if isinstance(value, _NUMBERS):
         return type(value) is not number_kind(hint)
-    leaves: list[Any] = jax.tree_util.tree_leaves(value)
+    leaves: list[Any] = _jax.tree_util.tree_leaves(value)
     return any(isinstance(leaf, _NUMBERS) for leaf in leaves)

@@ -8,8 +8,11 @@ not freeze or adopt pays nothing.
 
 import copy
 import dataclasses
+import functools
 import threading
 import warnings
+from collections.abc import Callable
+from inspect import getattr_static
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -19,7 +22,13 @@ from ._errors import AnnotationError, explain_error
 from ._hyper import HyperConverter, as_number
 from ._registry import Changes, Variant, registry
 from ._specs import field_specs
-from ._static import Static, StaticSlot
+from ._static import (
+    MixedSlot,
+    Static,
+    StaticSlot,
+    with_plain_items,
+    with_static_items,
+)
 
 NO_CHANGES = Changes()
 
@@ -66,6 +75,10 @@ def recast(module: object, cls: type) -> Any:
     for name in before.held - after.held:
         if type(values.get(name)) is Static:
             values[name] = values[name].value
+    for name in before.mixed - after.mixed:
+        values[name] = with_plain_items(values[name])
+    for name in after.mixed - before.mixed:
+        values[name] = with_static_items(values[name])
     if after.static:
         hints = {f.name: _hint_of(f) for f in dataclasses.fields(cls)}
         for name in after.static - before.static:
@@ -108,10 +121,15 @@ def _make(wanted: Variant) -> type:
     # `dataclasses` has read them. Type hints are those of the classes that wrote them,
     # whose modules have the names in them.
     made.__annotations__ = {}
-    for name in changes.frozen | changes.stopped:
-        _put_slot(made, BufferSlot, name)
+    stops = changes.frozen | changes.stopped
+    for name in stops - changes.mixed:
+        _put_slot(made, name, BufferSlot)
     for name in changes.held:
-        _put_slot(made, StaticSlot, name)
+        _put_slot(made, name, StaticSlot)
+    for name in changes.mixed:
+        inherited = isinstance(getattr_static(original, name, None), BufferSlot)
+        slot = functools.partial(MixedSlot, stops=inherited or name in stops)
+        _put_slot(made, name, slot)
     stopped = {*registry.buffers.get(original, ()), *changes.frozen, *changes.stopped}
     if stopped:
         registry.buffers[made] = tuple(sorted(stopped))
@@ -143,13 +161,11 @@ def _static_field(original: type, f: "dataclasses.Field[Any]") -> Any:
     return new
 
 
-def _put_slot(cls: type, slot: type[UnsetField], name: str) -> None:
-    found = next(
-        (vars(b)[name] for b in cls.__mro__ if name in vars(b)), dataclasses.MISSING
-    )
+def _put_slot(cls: type, name: str, slot: Callable[[str, Any], UnsetField]) -> None:
+    found = getattr_static(cls, name, dataclasses.MISSING)
     if isinstance(found, property):
         return
-    default = cast(Any, found.default if isinstance(found, UnsetField) else found)
+    default = found.default if isinstance(found, UnsetField) else found
     setattr(cls, name, slot(name, default))
 
 
