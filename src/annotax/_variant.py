@@ -175,7 +175,7 @@ def _refused_message(original: type, changes: Changes, error: Exception) -> str:
         "its class cannot be subclassed, so its instances cannot be frozen or adopted",
         expected="a class that allows subclasses",
         found=f"{type(error).__name__}: {error}",
-        fix="use a filter instead: eqx.partition(model, annotax.trainable_filter(model))"
+        fix="use a filter:\neqx.partition(model, annotax.trainable_filter(model))"
         if changes.frozen
         else f"annotax.register({original.__name__}, ...) makes selections right",
     )
