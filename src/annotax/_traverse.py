@@ -41,7 +41,7 @@ class _Way(NamedTuple):
             origin = origin if role is not None else spec.origin
         elif _prevails(spec.role, role):
             role, origin, opaque_role = spec.role, spec.origin, None
-        if spec.opaque_role is not None and _prevails(spec.opaque_role, role):
+        if spec.opaque_role is not None and _prevails(spec.opaque_role, self.role):
             opaque_role = spec.opaque_role
         # Whatever stands in such a field is frozen there or not at all.
         in_whole = any(field.whole for field in self.fields)
