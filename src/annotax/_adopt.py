@@ -83,8 +83,8 @@ def adopt(model: _Model) -> _Model:
                 "not everything in it can be an array or static",
                 expected="arrays, and hashable values in fields without arrays",
                 found="\n".join(plan.problems),
-                fix="make numbers arrays (jnp.asarray), give them a field of their own, or "
-                "register the field they are in: beside its arrays the rest is static then",
+                fix="make numbers arrays (jnp.asarray) or give them a field of their own;\n"
+                "beside the arrays of a registered field, the rest is static",
             )
         )
     tree = model

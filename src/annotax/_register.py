@@ -48,7 +48,8 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
                 found=repr(cls),
             )
         )
-    if cls in registry.declarations:
+    original = registry.original(cls)
+    if original in registry.declarations:
         raise AnnotationError(
             explain_error(
                 cls.__name__,
@@ -62,7 +63,7 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
     if unknown:
         raise FieldError(unknown_fields(cls.__name__, unknown, names))
     given = {name: _options(value) for name, value in fields.items()}
-    registry.register(cls, {**registered_annotations(cls), **given})
+    registry.register(original, {**registered_annotations(original), **given})
     return cls
 
 

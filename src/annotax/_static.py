@@ -39,7 +39,10 @@ class Opaque:
 
 
 class Static:
-    """A PyTree without arrays as one hashable, immutable value."""
+    """A PyTree without arrays as one hashable, immutable value.
+
+    A dictionary in it has its keys in JAX's order, as after any unflatten.
+    """
 
     __slots__ = ("_leaves", "_treedef")
 
