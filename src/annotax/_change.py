@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from ._edit import Edit, apply, is_module, missing
+from ._edit import Edit, Missing, apply, is_module, missing
 from ._errors import (
     FieldError,
     describe,
@@ -203,16 +203,12 @@ def _overlap_message(model: Any, outer: str, inner: str) -> str:
     )
 
 
-def _unknown_message(model: Any, unknown: list[tuple[str, tuple[str, ...]]]) -> str:
-    everywhere = _addressable(model)
-    hints = [
-        f"{path}: {did_you_mean(path, near if near else everywhere)}"
-        for path, near in unknown
-    ]
+def _unknown_message(model: Any, unknown: list[Missing]) -> str:
+    hints = [f"{m.path}: {did_you_mean(m.step, m.steps)}" for m in unknown]
     return explain_error(
         f"replace({type(model).__name__})",
         "there is nothing at " + ("this path" if len(unknown) == 1 else "these paths"),
         expected="paths of fields, leaves, submodules or items of containers",
-        found=listing(path for path, _ in unknown),
+        found=listing(m.path for m in unknown),
         fix="\n".join(hints),
     )

@@ -6,7 +6,7 @@ on the way and shares all others, so the original stays as it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._compat import EquinoxMeta, one_level
 from ._leaves import Leaves
@@ -106,17 +106,23 @@ def field_value(module: object, name: str) -> Any:
     return object.__getattribute__(module, name)
 
 
-def missing(edit: Edit, node: Any, path: str = "") -> list[tuple[str, tuple[str, ...]]]:
-    """The steps of an edit that the tree does not have, each with those it has there."""
+class Missing(NamedTuple):
+    """A step of an edit that the tree does not have, and those it has there."""
+
+    path: str
+    step: str
+    steps: tuple[str, ...]
+
+
+def missing(edit: Edit, node: Any, path: str = "") -> list[Missing]:
+    """What an edit means to change and the tree does not have."""
     steps = {} if isinstance(node, Leaves) else _steps(node)
-    found = [
-        (join(path, step), tuple(join(path, known) for known in steps))
-        for step in (*edit.values, *edit.inner)
-        if step not in steps
-    ]
-    for step, inner in edit.inner.items():
-        if step in steps:
-            found += missing(inner, steps[step], join(path, step))
+    found: list[Missing] = []
+    for step in (*edit.inner, *edit.values):
+        if step not in steps:
+            found.append(Missing(join(path, step), step, tuple(steps)))
+        elif step in edit.inner:
+            found += missing(edit.inner[step], steps[step], join(path, step))
     return found
 
 
