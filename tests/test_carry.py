@@ -133,14 +133,9 @@ def test_other_shapes_and_dtypes_are_not_taken():
     assert report.misfit[0] == "mu.a (an array float32[2], now an array float32[3])"
     assert len(report.misfit) == 4
     assert carried.mu["a"] is fresh.mu["a"]
-    assert (
-        str(report)
-        == textwrap.dedent("""\
-        taken 1: count
-        fresh 0: nothing
-        dropped 0: nothing
-        misfit 4: mu.a (an array float32[2], now an array float32[3]), mu.b (an array float32[2], now an array bfloat16[2]), nu.a (an array float32[2], now an array float32[3]), nu.b (an array float32[2], now an array bfloat16[2])""")
-    )
+    text = str(report).splitlines()
+    assert text[:3] == ["taken 1: count", "fresh 0: nothing", "dropped 0: nothing"]
+    assert text[3] == "misfit 4: " + ", ".join(report.misfit)
 
 
 def test_an_abstract_new_state_takes_the_old_values():
