@@ -11,7 +11,8 @@ import dataclasses
 import functools
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from inspect import getattr_static
 from types import MappingProxyType
 from typing import Any, cast
@@ -112,9 +113,7 @@ def _make(wanted: Variant) -> type:
     }
     metaclass: Any = type(original)
     try:
-        with warnings.catch_warnings():
-            # What there was to warn of was said when the original was made.
-            warnings.simplefilter("ignore")
+        with _no_second_warning(original):
             made = metaclass(original.__name__, (_quiet(wanted), original), namespace)
     except Exception as error:
         raise AnnotationError(_refused_message(original, changes, error)) from error
@@ -134,6 +133,17 @@ def _make(wanted: Variant) -> type:
     if stopped:
         registry.buffers[made] = tuple(sorted(stopped))
     return made
+
+
+@contextmanager
+def _no_second_warning(original: type) -> Generator[None]:
+    """Equinox warned of a `__post_init__` that does not run when it made the original."""
+    if not hasattr(original, "__post_init__"):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _quiet(wanted: Variant) -> type:
