@@ -3,8 +3,9 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -25,12 +26,17 @@ from ._specs import field_specs
 from ._view import view
 
 _Model = TypeVar("_Model")
+_Module = TypeVar("_Module", bound=eqx.Module)
 _jnp: Any = jax.numpy  # its types are partly unknown
 
 
+@overload
 def replace(
-    model: _Model, changes: Mapping[str, Any] | None = None, /, **fields: Any
-) -> _Model:
+    model: _Module, changes: Mapping[str, Any] | None = None, /, **fields: Any
+) -> _Module: ...
+@overload
+def replace(model: _Model, changes: Mapping[str, Any], /) -> _Model: ...
+def replace(model: Any, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Any:
     """A copy of a model with some fields changed, Hypers included.
 
     Examples:

@@ -15,7 +15,6 @@ class Linear(anx.Module):
 
 def one_module(layer: Linear, other: eqx.nn.Linear) -> None:
     assert_type(anx.freeze(layer, anx.everything), Linear)
-    assert_type(anx.freeze(layer, lambda model: model), Linear)
     assert_type(anx.unfreeze(layer), Linear)
     assert_type(anx.unfreeze(layer, anx.by_path("weight")), Linear)
     assert_type(anx.adopt(layer), Linear)
@@ -35,7 +34,7 @@ def containers(layers: list[Linear], named: dict[str, Linear]) -> None:
 
 def wrong_arguments(layer: Linear) -> None:
     anx.freeze(layer)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    anx.replace(layer, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    anx.replace(layer, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     anx.adopt()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

@@ -89,7 +89,7 @@ def records(model: Linear) -> None:
 
 def changed_copies(model: Linear) -> None:
     assert_type(anx.replace(model, n=3), Linear)
-    anx.replace({"n": 2}, n=3)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    anx.replace({"n": 2}, n=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 @anx.register
