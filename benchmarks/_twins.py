@@ -4,6 +4,7 @@ What annotax reads from an annotation, the twin writes out: `field(static=True)`
 Hyper, `stop_gradient` for a Buffer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -127,3 +128,22 @@ def norms(count: int, rate: float = 0.1) -> list[Norm]:
     """`count` modules with three leaves each. They share their arrays."""
     weight, bias, mean = values(3)
     return [Norm(weight, bias, mean, rate) for _ in range(count)]
+
+
+class Activated(eqx.Module):
+    """A foreign layer that nobody registered: arrays, and a function among its leaves."""
+
+    weight: Array
+    activation: Callable[[Array], Array]
+
+
+def mix(count: int) -> PlainStack:
+    """A model of other people's layers, `count` in all, a quarter of each kind."""
+    key, (weight,) = jax.random.key(0), values(1)
+    kinds: list[Callable[[], Any]] = [
+        lambda: eqx.nn.Linear(2, 2, key=key),
+        lambda: eqx.nn.Dropout(0.5),
+        lambda: eqx.nn.LayerNorm(2),
+        lambda: Activated(weight, jnp.tanh),
+    ]
+    return PlainStack([kinds[at % len(kinds)]() for at in range(count)])

@@ -302,6 +302,16 @@ def test_flags_in_static_modules_are_reached():
     assert holder.parts[0].inference is True
 
 
+def test_flags_inside_something_called_inference_are_reached():
+    class Holder(eqx.Module):
+        inference: Any
+
+    for holder in (Holder(Dropout(0.5)), Holder([eqx.nn.Dropout(0.5)])):
+        for model in (holder, anx.adopt(holder)):
+            inner = anx.inference_mode(model).inference
+            assert (inner if isinstance(inner, Dropout) else inner[0]).inference is True
+
+
 def test_checks_do_not_run():
     checked.clear()
     old = model()

@@ -152,6 +152,23 @@ def test_a_list_of_arrays_in_a_field_is_frozen_as_a_whole():
         anx.freeze(model, anx.by_path("weights.0"))
 
 
+def test_arrays_beside_layers_are_frozen_with_them_or_not_at_all():
+    class Mixed(anx.Module):
+        parts: Any
+
+    model = Mixed([jnp.ones(2), eqx.nn.Linear(2, 1, key=jax.random.key(0))])
+    frozen = anx.freeze(model, anx.by_path("parts.1.*"))
+    assert list(anx.params(frozen)) == ["parts.0"]
+    with pytest.raises(anx.SelectionError, match=r"parts: without parts\.1\.weight"):
+        anx.freeze(model, anx.by_path("parts.0"))
+    both = anx.freeze(frozen, anx.by_path("parts.0"))
+    assert structure(both) == structure(anx.freeze(model, anx.everything))
+    assert structure(anx.unfreeze(both, anx.by_path("parts.0"))) == structure(frozen)
+    with pytest.raises(anx.SelectionError, match=r"parts: without parts\.0"):
+        anx.unfreeze(both, anx.by_path("parts.1.*"))
+    assert structure(anx.unfreeze(both)) == structure(model)
+
+
 def test_arrays_that_cannot_train_do_not_count():
     class Mixed(anx.Module):
         table: Any
@@ -223,12 +240,12 @@ def test_whatever_enters_a_frozen_field_later_is_frozen_with_it():
     assert list(anx.params(anx.unfreeze(changed))) == ["inner.weight", "inner.bias"]
 
 
-def test_leaves_know_that_they_are_frozen():
-    frozen = anx.freeze(Model(), BODY)
-    leaves = anx.leaves(frozen, anx.everything)
-    assert anx.trainable_filter.paths(leaves) == anx.trainable_filter.paths(frozen)
-    _, rest = anx.split(frozen, anx.trainable_filter)[1:]
-    assert anx.trainable_filter.count(rest) == 0
+def test_leaves_are_the_same_of_a_frozen_model():
+    model = Model()
+    mine, theirs = (anx.leaves(m, anx.everything) for m in (anx.freeze(model, BODY), model))
+    assert structure(mine) == structure(theirs)
+    assert mine == theirs
+    assert anx.update(model, mine) == model
 
 
 # --- with everything else ------------------------------------------------------------

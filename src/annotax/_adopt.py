@@ -105,6 +105,7 @@ class _Plan:
         for at, module in enumerate(self._modules):
             self._nested.setdefault(module.parent, []).append(at)
         self._static_homes: set[Home] = set()
+        self._reasons: dict[int, str | None] = {}
         self.edit = Edit()
         self.leaves: dict[int, Any] = {}
         """What takes the place of a leaf."""
@@ -171,7 +172,7 @@ class _Plan:
             undeclared = spec.role is None or spec.opaque_role is not None
             if not (no_arrays and undeclared and self._nobody_speaks_for((at, spec.name))):
                 return False
-        self._refuse(p for p in span if why_not_static(self._leaves[p]))
+        self._refuse(p for p in span if self._why_not_static(p))
         return True
 
     def _nobody_speaks_for(self, home: Home) -> bool:
@@ -200,7 +201,7 @@ class _Plan:
         """
         rest = self._unwrapped(opaque)
         allowed = spec.role is not None and all(self._is_item(p) for p in rest)
-        self._refuse(p for p in rest if not allowed or why_not_static(self._leaves[p]))
+        self._refuse(p for p in rest if not allowed or self._why_not_static(p))
         return allowed and bool(rest)
 
     def refuse_loose(self, positions: Iterable[int]) -> None:
@@ -214,7 +215,7 @@ class _Plan:
             leaf = self._leaves[at]
             if isinstance(leaf, SharedNode):
                 self.leaves[at] = Removed()
-            elif self._is_item(at) and callable(leaf) and not why_not_static(leaf):
+            elif self._is_item(at) and callable(leaf) and not self._why_not_static(at):
                 self.leaves[at] = Function(leaf)
             elif not is_array(leaf):
                 rest.append(at)
@@ -228,10 +229,17 @@ class _Plan:
         module, name = entry.home
         return entry.path != join(self._modules[module].path, name)
 
+    def _why_not_static(self, at: int) -> str | None:
+        """As `why_not_static`, once for each object: a function is in many modules."""
+        leaf = self._leaves[at]
+        if id(leaf) not in self._reasons:
+            self._reasons[id(leaf)] = why_not_static(leaf)
+        return self._reasons[id(leaf)]
+
     def _refuse(self, positions: Iterable[int]) -> None:
         for at in positions:
             entry, leaf = self._entries[at], self._leaves[at]
-            reason = why_not_static(leaf)
+            reason = self._why_not_static(at)
             if reason is None:
                 role = None if entry.role is None else entry.role.name
                 reason = "stands beside arrays or modules"

@@ -64,8 +64,9 @@ def carry(old: Any, new: Any, *, report: bool = False) -> Any:
     Leaves are matched by path (`0.mu.layers.0.weight`), whatever optax's wrappers around
     them are; where shape and dtype agree, the old value is taken. So after freezing,
     thawing or adding parameters the others keep their moments. Step counters and injected
-    hyperparameters are taken, too: what is fresh starts with small steps under a bias
-    correction that is over.
+    hyperparameters are taken, too. Adam's bias correction then takes fresh moments for
+    settled ones, and their first steps are up to a few times longer: a lower learning rate
+    helps for a while.
 
     **Arguments:** `old` is the state so far; `new` a state as `tx.init` makes it for the
     parameters there are now.

@@ -107,10 +107,12 @@ def inference_mode(model: _Model, value: bool = True) -> _Model:
         for spec in field_specs(module.cls):
             if spec.name == "inference":
                 new = value if spec.converter is None else spec.converter(value)
-                edit.at(module.path).updates["inference"] = functools.partial(_flag, new)
+                change = functools.partial(_flag, value, new)
             elif spec.static:
                 change = functools.partial(_flags_inside, value)
-                edit.at(module.path).updates[spec.name] = change
+            else:
+                continue
+            edit.at(module.path).updates[spec.name] = change
     return apply(edit, model)
 
 
@@ -122,12 +124,12 @@ def _flags_inside(value: bool, static: Any) -> Any:
     return inference_mode(static, value) if any(map(is_module, nodes)) else static
 
 
-def _flag(new: Any, old: Any) -> Any:
+def _flag(value: bool, new: Any, old: Any) -> Any:
     """The new value of a flag, an array if the old one is; what is no flag stays."""
     if is_array(old):
         is_flag = old.dtype == np.bool_ and not isinstance(old, jax.ShapeDtypeStruct)
         return _jnp.full_like(old, new) if is_flag else old
-    return new if isinstance(old, bool) else old
+    return new if isinstance(old, bool) else _flags_inside(value, old)
 
 
 # --- paths ---------------------------------------------------------------------------

@@ -8,7 +8,6 @@ is stopped where a value enters a module. Inside layers that compute the weights
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._compat import EXACT_TYPES
 from ._edit import Edit, apply
 from ._errors import SelectionError, describe, explain_error, listing
 from ._field import is_hyper
@@ -41,15 +40,15 @@ def freeze(model: _Model, selection: Any) -> _Model:
         >>> grads.weight.sum(), grads.bias.sum()
         (Array(0., dtype=float32), Array(2., dtype=float32))
 
-    A frozen field keeps its role and is read as before, no gradient reaches it whatever
-    the loss, and `trainable_filter` leaves it out. It belongs to the instance: other
-    instances of the class are trained, and a frozen layer stays so inside other models.
+    A frozen field keeps its role and is read as before, no gradient reaches what is in it
+    whatever the loss, and `trainable_filter` leaves it out. It belongs to the instance:
+    other instances of the class are trained, and a frozen layer stays so in other models.
     Gradients flow through it to its input. Only the tree structure changes, so a compiled
     function compiles once more for each set of frozen fields.
 
     **Arguments:** `model` is any PyTree of Equinox modules; `selection` covers all
-    inexact arrays of a field or none of them. What is no inexact array is never trained
-    and stays as it is.
+    trainable arrays of a field or none of them, those of layers in a list with arrays
+    included. What is never trained, as a Buffer, stays as it is.
 
     **Returns:** the model, its arrays shared; the same selection gives the same structure.
 
@@ -81,10 +80,13 @@ def unfreeze(model: _Model, selection: Any = everything) -> _Model:
     return _change(model, selection, "unfreeze", _frozen)
 
 
-_Units = Callable[[View], dict[Home, list[int]]]
+_Units = dict[Home, list[int]]
+"""Fields, and in each the positions of the leaves that it is about."""
 
 
-def _change(model: Any, selection: Any, action: str, find: _Units) -> Any:
+def _change(
+    model: Any, selection: Any, action: str, find: Callable[[View, Mask], _Units]
+) -> Any:
     chosen = Selection.of(selection)
     seen = view(model)
     mask = chosen.mask(seen)
@@ -92,13 +94,12 @@ def _change(model: Any, selection: Any, action: str, find: _Units) -> Any:
         raise SelectionError(_nothing_message(action, chosen, seen))
     if action == "freeze":
         _refuse_unfreezable(chosen, seen, mask)
-    units = find(seen)
-    partial = {home: at for home, at in units.items() if len({mask[p] for p in at}) == 2}
+    units = find(seen, mask)
+    partial = {home: at for home, at in units.items() if not all(mask[p] for p in at)}
     if partial:
         raise SelectionError(_partial_message(action, chosen, seen, mask, partial))
-    selected = {home for home, at in units.items() if all(mask[p] for p in at)}
     names: dict[int, set[str]] = {}
-    for module, name in selected:
+    for module, name in units:
         names.setdefault(module, set()).add(name)
     edit = Edit()
     for module, fields in names.items():
@@ -106,36 +107,42 @@ def _change(model: Any, selection: Any, action: str, find: _Units) -> Any:
         changes = changes_of(entry.cls)
         frozen = changes.frozen | fields if action == "freeze" else changes.frozen - fields
         edit.at(entry.path).cls = variant(entry.cls, changes._replace(frozen=frozen))
-    return apply(edit, model) if names else model
+    return apply(edit, model)
 
 
-def _freezable(seen: View) -> dict[Home, list[int]]:
-    """The fields that can be frozen, and in each the leaves that would be trained.
-
-    What a Buffer stops already needs no second stop; a Buffer that is only registered
-    does.
-    """
-    units: dict[Home, list[int]] = {}
-    for at, (entry, leaf) in enumerate(zip(seen.layout.entries, seen.leaves, strict=True)):
-        if entry.unit is None or entry.stopped or not is_inexact_array(leaf):
-            continue
-        # The initial values of a `StateIndex` are no parameters, and stay as they are.
-        if seen.layout.modules[entry.unit[0]].cls not in EXACT_TYPES:
-            units.setdefault(entry.unit, []).append(at)
+def _freezable(seen: View, mask: Mask) -> _Units:
+    """The fields of the selected leaves, and in each all leaves that would be trained."""
+    trains = [
+        may and is_inexact_array(leaf)
+        for may, leaf in zip(seen.layout.may_train, seen.leaves, strict=True)
+    ]
+    units: _Units = {}
+    for at, entry in enumerate(seen.layout.entries):
+        if mask[at] and trains[at] and entry.unit is not None and entry.unit not in units:
+            module, name = entry.unit
+            span = range(*seen.layout.modules[module].spans[name])
+            units[entry.unit] = [p for p in span if trains[p]]
     return units
 
 
-def _frozen(seen: View) -> dict[Home, list[int]]:
-    """The frozen fields, and in each the leaves that would be trained.
+def _frozen(seen: View, mask: Mask) -> _Units:
+    """The frozen fields on the way to the selected leaves, and what only they freeze.
 
-    A field without any, in a half of a partitioned model, goes with the whole model.
+    What a field further in freezes, too, may stay frozen. A frozen field without any array,
+    in a half of a partitioned model, goes with the whole model.
     """
-    units: dict[Home, list[int]] = {}
-    for at, module in enumerate(seen.layout.modules):
+    units: _Units = {}
+    innermost: dict[int, Home] = {}
+    for module_at, module in enumerate(seen.layout.modules):  # outer ones first
         for name in changes_of(module.cls).frozen:
-            start, stop = module.spans.get(name, (0, 0))
-            inside = [p for p in range(start, stop) if is_inexact_array(seen.leaves[p])]
-            units[at, name] = inside or list(range(len(seen.leaves)))
+            span = range(*module.spans.get(name, (0, 0)))
+            inside = [p for p in span if is_inexact_array(seen.leaves[p])]
+            if any(mask[p] for p in inside) or (not inside and all(mask)):
+                units[module_at, name] = []
+            innermost.update(dict.fromkeys(inside, (module_at, name)))
+    for at, home in innermost.items():
+        if home in units:
+            units[home].append(at)
     return units
 
 

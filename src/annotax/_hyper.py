@@ -80,6 +80,9 @@ _NUMBERS: tuple[tuple[type, Any], ...] = (
 )
 """A hint, and what is turned into a plain number of that type."""
 
+_CONVERTED: Any = (int, float, np.generic, tuple)
+_PLAIN_HINTS = frozenset({bool, int, float, str, Any})
+
 
 def as_number(value: Any, hint: Any) -> Any:
     """A value as the plain Python number that `hint` asks for, also in tuples.
@@ -89,6 +92,8 @@ def as_number(value: Any, hint: Any) -> Any:
     `0.0` as well. Numpy's scalars become plain ones: `np.float32(1)` equals `1.0` too, and
     yet computes in another dtype.
     """
+    if not isinstance(value, _CONVERTED):
+        return value
     hint = _plain(hint)
     for kind, accepted in _NUMBERS:
         if hint is kind:
@@ -120,6 +125,8 @@ def _as_first(value: Any, options: tuple[Any, ...]) -> Any:
 
 def _plain(hint: Any) -> Any:
     """The type behind whatever names or marks it."""
+    if isinstance(hint, type) and hint in _PLAIN_HINTS:
+        return hint  # nearly all there are
     while True:
         head = get_origin(hint) or hint
         if head is Annotated or head is Final:

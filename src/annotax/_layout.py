@@ -103,9 +103,7 @@ class Layout:
         """What `Leaves` keep of a leaf."""
         entry = self.entries[at]
         role = leaf_role(entry, leaf)
-        return LeafKey(
-            entry.path, role, entry.tags, entry.axes, entry.persistent, entry.frozen
-        )
+        return LeafKey(entry.path, role, entry.tags, entry.axes, entry.persistent)
 
 
 # --- leaves --------------------------------------------------------------------------

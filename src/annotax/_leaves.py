@@ -29,7 +29,6 @@ class LeafKey(NamedTuple):
     tags: frozenset[str]
     axes: Axes | None
     persistent: bool
-    frozen: bool = False
 
 
 class LeafKeys:

@@ -99,13 +99,13 @@ class _Registry:
         return cls if variant is None else variant.original
 
     def specs(
-        self, cls: type, make: Callable[[], tuple[FieldSpec, ...]]
+        self, cls: type, make: Callable[[type], tuple[FieldSpec, ...]]
     ) -> tuple[FieldSpec, ...]:
         """The cached specs of a class, made if there are none."""
         cache = self._specs  # replaced, not emptied: what is made from old facts is lost
         found = cache.get(cls)
         if found is None:
-            found = cache[cls] = make()
+            found = cache[cls] = make(cls)
         return found
 
     def _invalidate(self) -> None:

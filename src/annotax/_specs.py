@@ -33,15 +33,16 @@ def field_specs(cls: type) -> tuple[FieldSpec, ...]:
     **Raises:** `AnnotationError` if a plain `equinox.Module` annotates roles and nobody
     registered it: they would have no effect.
     """
+    return registry.specs(cls, _make_specs)
+
+
+def _make_specs(cls: type) -> tuple[FieldSpec, ...]:
     fields = dataclasses.fields(cls)
     variant = registry.variants.get(cls)
-    if variant is not None:
-        known = field_specs(variant.original)
-        pairs = zip(known, fields, strict=True)
-        return registry.specs(
-            cls, lambda: tuple(_changed_spec(s, f, variant.changes) for s, f in pairs)
-        )
-    return registry.specs(cls, lambda: tuple(_effective_spec(cls, f) for f in fields))
+    if variant is None:
+        return tuple(_effective_spec(cls, f) for f in fields)
+    pairs = zip(field_specs(variant.original), fields, strict=True)
+    return tuple(_changed_spec(spec, f, variant.changes) for spec, f in pairs)
 
 
 def content_spec(cls: type) -> FieldSpec | None:

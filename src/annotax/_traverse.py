@@ -134,7 +134,6 @@ class _Traversal:
                     tags=entry.tags | key.tags,
                     axes=key.axes,
                     persistent=entry.persistent and key.persistent,
-                    frozen=entry.frozen or key.frozen,
                 )
 
     def _other(self, node: object, path: str, way: _Way) -> None:

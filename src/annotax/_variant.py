@@ -80,20 +80,21 @@ def recast(module: object, cls: type) -> Any:
         values[name] = with_plain_items(values[name])
     for name in after.mixed - before.mixed:
         values[name] = with_static_items(values[name])
-    if after.static:
-        hints = {f.name: _hint_of(f) for f in dataclasses.fields(cls)}
-        for name in after.static - before.static:
-            if name in values:
-                object.__setattr__(new, name, as_number(values[name], hints[name]))
+    newly_static = after.static - before.static
+    if newly_static:
+        hints = _static_hints(cls)
+        for name in newly_static.intersection(values):
+            object.__setattr__(new, name, as_number(values[name], hints[name]))
     for name in (after.frozen | after.stopped) - (before.frozen | before.stopped):
         if name in values:
             object.__setattr__(new, name, values[name])
     return new
 
 
-def _hint_of(f: "dataclasses.Field[Any]") -> Any:
-    converter = f.metadata.get("converter")
-    return converter.hint if isinstance(converter, HyperConverter) else Any
+@functools.cache
+def _static_hints(cls: type) -> dict[str, Any]:
+    converters = {f.name: f.metadata.get("converter") for f in dataclasses.fields(cls)}
+    return {n: c.hint for n, c in converters.items() if isinstance(c, HyperConverter)}
 
 
 # --- making one ----------------------------------------------------------------------
