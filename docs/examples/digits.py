@@ -114,7 +114,7 @@ losses = []
 for key in track(random.split(random.key(1), steps), "training"):
     model, opt_state, loss = train_step(model, opt_state, images, labels, key)
     losses.append(float(loss))
-guesses = anx.replace(model, inference=True)(test_images)[0].argmax(-1)
+guesses = anx.inference_mode(model)(test_images)[0].argmax(-1)
 hits = guesses == test_labels
 
 table = Table("role", "leaves", "elements", "trained", title="what annotax knows")

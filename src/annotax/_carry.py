@@ -54,8 +54,7 @@ def carry(old: Any, new: Any, *, report: bool = False) -> Any:
         >>> tx = optax.adam(1e-3)
         >>> frozen = anx.freeze(model, anx.by_path("layers.0.*"))
         >>> opt_state = tx.init(anx.params(frozen))
-        >>> ...                                            # train, then thaw
-        Ellipsis
+        >>> # train for a while, then thaw
         >>> fresh = tx.init(anx.params(model))
         >>> opt_state, report = anx.carry(opt_state, fresh, report=True)
         >>> len(report.taken), report.fresh[:2]
