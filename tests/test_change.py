@@ -109,6 +109,27 @@ def test_patterns_change_all_they_fit():
     assert float(changed.table["a.b"].mean[0]) == 0.0
 
 
+def test_patterns_reach_into_static_modules():
+    class Noise(eqx.Module):
+        sigma: float
+
+    class Both(eqx.Module):
+        noise: Noise
+        sigma: float
+        weight: Array
+
+    plain = Both(Noise(0.1), 0.2, jnp.ones(1))
+    for model in (plain, anx.adopt(plain)):
+        changed = anx.replace(model, {"**.sigma": 0.0})
+        assert (changed.noise.sigma, changed.sigma) == (0.0, 0.0)
+
+
+def test_leaves_inside_a_tree_are_replaced_as_a_whole():
+    state = [anx.params(layer())]
+    with pytest.raises(anx.FieldError, match="what stands there is replaced as a whole"):
+        anx.replace(state, {"0.weight": jnp.ones(2)})
+
+
 def test_a_key_with_a_star_in_it_is_no_pattern():
     changed = anx.replace({"a*": 1, "ab": 1}, {"['a*']": 2})
     assert changed == {"a*": 2, "ab": 1}
@@ -190,7 +211,8 @@ def test_a_pattern_that_fits_nothing():
     assert str(info.value) == textwrap.dedent("""\
         replace(Layer, {'**.rates': ...}): the pattern fits nothing
           expected: the path of at least one field or leaf
-          found:    weight, mean, dropout, sizes, dropout.rate, dropout.inference""")
+          found:    weight, mean, dropout, dropout.rate, dropout.inference, sizes, sizes.0,
+                    sizes.1""")
 
 
 @pytest.mark.parametrize("bad", ["", "a..b", "layers[", 3])

@@ -530,6 +530,12 @@ def test_a_partitioned_model_is_put_together_and_thawed():
     assert type(anx.unfreeze(params).body[0]) is Linear
 
 
+def test_trees_without_leaves_are_thawed():
+    assert anx.unfreeze(eqx.nn.Identity()) == eqx.nn.Identity()
+    nothing = jax.tree.map(lambda _: None, anx.freeze(Linear(3, 2), anx.everything))
+    assert type(anx.unfreeze(nothing)) is Linear
+
+
 # --- variants ------------------------------------------------------------------------
 
 

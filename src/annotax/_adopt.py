@@ -132,6 +132,8 @@ class _Plan:
         foreign, inferred = original not in registry.declarations, False
         for spec in field_specs(original):
             span = entry.spans.get(spec.name)
+            if spec.name in before.static:
+                self._refuse_static(entry, spec)
             if spec.static or span is None:
                 continue
             direct = [p for p in range(*span) if self._entries[p].home == (at, spec.name)]
@@ -152,6 +154,15 @@ class _Plan:
         after = Changes(before.frozen, *groups, inferred=inferred)
         if after != before:
             self._change_class(entry, after)
+
+    def _refuse_static(self, entry: ModuleEntry, spec: FieldSpec) -> None:
+        """A field that was adopted as static and then registered as something else."""
+        if spec.role is not None and not is_hyper(spec.role) and spec.opaque_role is None:
+            path = join(entry.path, spec.name)
+            self.problems.append(
+                f"{path}: static since it was adopted, and registered as a "
+                f"{spec.role.name} meanwhile; adopt the original"
+            )
 
     def _change_class(self, entry: ModuleEntry, after: Changes) -> None:
         try:
@@ -188,6 +199,8 @@ class _Plan:
 
     def _is_held(self, spec: FieldSpec, path: str, span: range) -> bool:
         """Whether a field that becomes static needs a slot for its value."""
+        if not is_hyper(spec.role) and spec.opaque_role is None:
+            return True  # nobody said what type of value it takes
         if len(span) != 1 or self._entries[span[0]].path != path:
             return True  # a container
         value = as_number(self._leaves[span[0]], spec.hint)

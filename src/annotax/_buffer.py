@@ -9,7 +9,7 @@ through as the same object.
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -115,3 +115,22 @@ class BufferSlot(UnsetField):
             del instance_dict(instance)[self.name]
         except KeyError:
             raise AttributeError(self.name) from None
+
+
+class RegisteredSlot(BufferSlot):
+    """The slot of a field that is a Buffer because somebody registered it as one.
+
+    Registrations may change: what holds now is asked when a traced array enters.
+    """
+
+    __slots__ = ("_is_buffer",)
+
+    def __init__(self, name: str, default: Any, *, is_buffer: Callable[[], bool]) -> None:
+        super().__init__(name, default)
+        self._is_buffer = is_buffer
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if type(value) in _PASSING or self._is_buffer():
+            super().__set__(instance, value)
+        else:
+            instance_dict(instance)[self.name] = value

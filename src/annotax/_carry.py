@@ -60,12 +60,13 @@ def carry(old: Any, new: Any, *, report: bool = False) -> Any:
         >>> len(report.taken), report.fresh[:2]
         (5, ('0.mu.layers.0.weight', '0.mu.layers.0.bias'))
 
-    Leaves are matched by path (`0.mu.layers.0.weight`), whatever optax's wrappers around
-    them are; where shape and dtype agree, the old value is taken. So after freezing,
-    thawing or adding parameters the others keep their moments. Step counters and injected
-    hyperparameters are taken, too. Adam's bias correction then takes fresh moments for
-    settled ones, and their first steps are up to a few times longer: a lower learning rate
-    helps for a while.
+    Leaves are matched by path (`0.mu.layers.0.weight`), through `chain`, `masked`,
+    `multi_transform`, `MultiSteps` and `inject_hyperparams`; where shape and dtype agree,
+    the old value is taken. So after freezing, thawing or adding parameters the others keep
+    their moments. Step counters and injected hyperparameters are taken, too. Adam's bias
+    correction then takes fresh moments for settled ones, and their first steps are up to a
+    few times longer: a lower learning rate helps for a while. States that are not kept by parameter have no paths to go by: begin
+    anew with `optax.flatten`, and with L-BFGS, whose memory ties all parameters together.
 
     **Arguments:** `old` is the state so far; `new` a state as `tx.init` makes it for the
     parameters there are now.

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ._edit import Edit, Missing, apply, is_module, missing
+from ._edit import Edit, Missing, apply, every_path, is_module, missing
 from ._errors import (
     FieldError,
     describe,
@@ -58,8 +58,8 @@ def replace(model: Any, changes: Mapping[str, Any] | None = None, /, **fields: A
 
     **Arguments:** `changes` maps paths, as in `by_path`, to new values: of fields, leaves,
     submodules, items of containers. A path with `*` or `**` is a pattern, and gives the
-    value to every field and leaf it fits. `fields` are fields of `model` itself, which must
-    be a module then.
+    value to every field, item and leaf it fits. `fields` are fields of `model` itself,
+    which must be a module then.
 
     **Raises:** `FieldError` for unknown paths, patterns that fit nothing, and paths of
     which one leads into another; `HyperError` for a value that cannot be static; whatever
@@ -168,28 +168,18 @@ def _paths(model: Any, key: Any) -> list[str]:
     pattern = compile_pattern(key if isinstance(key, str) else "")
     if "*" not in re.sub(r"\[.*?\]", "", key):
         return [key]
-    found = [path for path in _addressable(model) if matches(pattern, path)]
+    known = tuple(every_path(model))
+    found = [path for path in known if matches(pattern, path)]
     if not found:
         raise FieldError(
             explain_error(
                 f"replace({type(model).__name__}, {{{key!r}: ...}})",
                 "the pattern fits nothing",
                 expected="the path of at least one field or leaf",
-                found=listing(_addressable(model)),
+                found=listing(known),
             )
         )
     return found
-
-
-def _addressable(model: Any) -> list[str]:
-    """The paths of all leaves, and of all fields of modules."""
-    layout = view(model).layout
-    fields = [
-        join(module.path, spec.name)
-        for module in layout.modules
-        for spec in field_specs(module.cls)
-    ]
-    return list(dict.fromkeys([*fields, *layout.paths]))
 
 
 def _refuse_overlaps(model: Any, wanted: Mapping[str, Any]) -> None:
@@ -212,7 +202,12 @@ def _overlap_message(model: Any, outer: str, inner: str) -> str:
 
 
 def _unknown_message(model: Any, unknown: list[Missing]) -> str:
-    hints = [f"{m.path}: {did_you_mean(m.step, m.steps)}" for m in unknown]
+    hints = [
+        f"{m.path}: {did_you_mean(m.step, m.steps)}"
+        if m.steps
+        else f"{m.path}: what stands there is replaced as a whole"
+        for m in unknown
+    ]
     return explain_error(
         f"replace({type(model).__name__})",
         "there is nothing at " + ("this path" if len(unknown) == 1 else "these paths"),

@@ -4,11 +4,12 @@ An edit mirrors the tree as far as something changes in it. Applying one copies 
 on the way and shares all others, so the original stays as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ._compat import EquinoxMeta, one_level
+from ._layout import is_array
 from ._leaves import Leaves
 from ._path import join, segments, steps_of
 from ._specs import field_specs
@@ -104,6 +105,16 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
 def field_value(module: object, name: str) -> Any:
     """What is in a field, past Equinox's `__getattribute__`, which wraps methods."""
     return object.__getattribute__(module, name)
+
+
+def every_path(node: Any, path: str = "") -> Iterator[str]:
+    """The paths of all fields, items and leaves below a node, static ones included."""
+    if is_array(node) or isinstance(node, Leaves):
+        return
+    for step, child in _steps(node).items():
+        inner = join(path, step)
+        yield inner
+        yield from every_path(child, inner)
 
 
 class Missing(NamedTuple):

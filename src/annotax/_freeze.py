@@ -44,13 +44,16 @@ def freeze(model: _Model, selection: Any) -> _Model:
     whatever the loss, and `trainable_filter` leaves it out. It belongs to the instance:
     other instances of the class are trained, and a frozen layer stays so in other models.
     Gradients flow through it to its input. Only the tree structure changes, so a compiled
-    function compiles once more for each set of frozen fields.
+    function compiles once more for each set of frozen fields. `grad(wrt=...)` of a frozen
+    leaf is zero, too. Wrap first and freeze then: what a layer such as `WeightNorm`
+    computes cannot pass through one that was frozen before.
 
     **Arguments:** `model` is any PyTree of Equinox modules; `selection` covers all
     trainable arrays of a field or none of them, those of layers in a list with arrays
     included. What is never trained, as a Buffer, stays as it is.
 
-    **Returns:** the model, its arrays shared; the same selection gives the same structure.
+    **Returns:** the model; what is not on the way to a frozen field is shared, all arrays
+    are. The same selection gives the same structure.
 
     **Raises:** `SelectionError` if nothing is selected, nothing that could be trained, an
     array outside of any module, or only some of the arrays of a field.
@@ -90,7 +93,7 @@ def _change(
     chosen = Selection.of(selection)
     seen = view(model)
     mask = chosen.mask(seen)
-    if not any(mask):
+    if not any(mask) and (seen.leaves or action == "freeze"):
         raise SelectionError(_nothing_message(action, chosen, seen))
     if action == "freeze":
         _refuse_unfreezable(chosen, seen, mask)

@@ -28,8 +28,9 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
         <class '...Embedding'>
 
     As a decorator on a plain `equinox.Module` it reads the class's own annotations.
-    Later calls win, field by field, and take effect at once, whatever was cached.
-    Registration makes selections right; the class itself stays as it is.
+    Later calls win, field by field, and take effect at once, whatever annotax has cached;
+    what JAX has compiled stays as it is. Registration makes selections right; the class
+    itself stays as it is.
 
     **Arguments:** `cls` is a dataclass that is a PyTree; `fields` maps its field names
     to a role, an alias such as `Param`, or `field(role=..., tags=..., axes=...)`.

@@ -18,6 +18,7 @@ from ._field import (
     Origin,
     agreed_role,
     field_metadata,
+    is_buffer,
     is_hyper,
     options_of,
 )
@@ -69,7 +70,8 @@ def _changed_spec(
     if changes.inferred and spec.role is None and not spec.static:
         spec = spec._replace(origin="inferred")
     frozen = name in changes.frozen
-    return spec._replace(frozen=frozen, slot=frozen or name in changes.stopped)
+    stopped = name in changes.stopped and is_buffer(spec.role)
+    return spec._replace(frozen=frozen, slot=frozen or stopped)
 
 
 def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:

@@ -111,7 +111,7 @@ class MixedSlot(BufferSlot):
 
     __slots__ = ("_stops",)
 
-    def __init__(self, name: str, default: Any, *, stops: bool) -> None:
+    def __init__(self, name: str, default: Any, *, stops: Callable[[], bool]) -> None:
         super().__init__(name, default)
         self._stops = stops
 
@@ -120,7 +120,7 @@ class MixedSlot(BufferSlot):
         return stored if instance is None else with_plain_items(stored)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        if self._stops:
+        if self._stops():
             super().__set__(instance, value)
         else:
             instance_dict(instance)[self.name] = value

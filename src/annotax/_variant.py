@@ -17,9 +17,10 @@ from inspect import getattr_static
 from types import MappingProxyType
 from typing import Any, cast
 
-from ._buffer import BufferSlot, UnsetField
+from ._buffer import BufferSlot, RegisteredSlot, UnsetField
 from ._compat import EXACT_TYPES, instance_dict
 from ._errors import AnnotationError, explain_error
+from ._field import is_hyper
 from ._hyper import HyperConverter, as_number
 from ._registry import Changes, Variant, registry
 from ._specs import field_specs
@@ -121,19 +122,25 @@ def _make(wanted: Variant) -> type:
     # `dataclasses` has read them. Type hints are those of the classes that wrote them,
     # whose modules have the names in them.
     made.__annotations__ = {}
-    stops = changes.frozen | changes.stopped
-    for name in stops - changes.mixed:
+    for name in changes.stopped - changes.mixed:
+        asked = functools.partial(_stops, made, name)
+        _put_slot(made, name, functools.partial(RegisteredSlot, is_buffer=asked))
+    for name in changes.frozen - changes.mixed:
         _put_slot(made, name, BufferSlot)
     for name in changes.held:
         _put_slot(made, name, StaticSlot)
     for name in changes.mixed:
-        inherited = isinstance(getattr_static(original, name, None), BufferSlot)
-        slot = functools.partial(MixedSlot, stops=inherited or name in stops)
-        _put_slot(made, name, slot)
+        asked = functools.partial(_stops, made, name)
+        _put_slot(made, name, functools.partial(MixedSlot, stops=asked))
     stopped = {*registry.buffers.get(original, ()), *changes.frozen, *changes.stopped}
     if stopped:
         registry.buffers[made] = tuple(sorted(stopped))
     return made
+
+
+def _stops(cls: type, name: str) -> bool:
+    """Whether a field is frozen or a Buffer, as far as is known now."""
+    return next(spec.stopped for spec in field_specs(cls) if spec.name == name)
 
 
 @contextmanager
@@ -167,7 +174,10 @@ def _static_field(original: type, f: "dataclasses.Field[Any]") -> Any:
     converter = f.metadata.get("converter")
     spec = next(s for s in field_specs(original) if s.name == f.name)
     where = f"{original.__name__}.{f.name}"
-    guard = HyperConverter(where, spec.hint, f.type, converter, containers=True)
+    hyper = is_hyper(spec.role) or spec.opaque_role is not None
+    # What is only inferred keeps its type, whatever the annotation says.
+    hint = spec.hint if hyper else Any
+    guard = HyperConverter(where, hint, f.type, converter, containers=True)
     new.metadata = MappingProxyType({**f.metadata, "static": True, "converter": guard})
     return new
 
