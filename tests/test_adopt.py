@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 import annotax as anx
 from annotax import _variant
+from annotax._registry import registry
 from annotax._view import view
 
 KEY = jax.random.key(0)
@@ -356,6 +357,95 @@ def test_constants_beside_arrays_in_a_registered_field():
     assert anx.adopt(adopted) is adopted
     for again in (pickle_of(adopted.args), copy.deepcopy(adopted).args):
         assert again[1] == 1
+
+
+def test_editing_a_registered_container_keeps_its_constants():
+    class Box(eqx.Module):
+        items: list
+
+    anx.register(Box, items=anx.Param)
+    linear = eqx.nn.Linear(2, 2, key=KEY)
+    box = anx.adopt(Box([eqx.nn.Dropout(0.5), linear, jnp.ones(2), 3]))
+    for changed in (
+        box,
+        anx.adopt(box),
+        anx.inference_mode(box),
+        anx.replace(box, {"items.2": jnp.zeros(2)}),
+        anx.replace(box, {"items.3": 4}),
+        anx.replace(box, items=[jnp.ones(2), 5]),
+        anx.freeze(box, anx.by_path("items.1.weight")),
+        anx.unfreeze(anx.freeze(box, anx.everything)),
+    ):
+        assert only_arrays(changed)
+        assert type(changed.items[-1]) is int
+    assert anx.inference_mode(box).items[0].inference is True
+    grads = jax.grad(lambda b: jnp.sum(b.items[2] * b.items[3]))(box)
+    assert jnp.all(grads.items[2] == 3)
+
+
+def test_classes_and_callable_objects_in_containers_are_no_functions():
+    for odd in (jnp.bfloat16, int, eqx.nn.Identity):
+        with pytest.raises(anx.HyperError, match="stands beside arrays"):
+            anx.adopt(plain(part={"w": jnp.ones(2), "odd": odd}))
+
+
+def test_a_class_that_forbids_subclasses_is_asked_once(monkeypatch):
+    class Final(type(eqx.Module)):
+        def __new__(cls, name, bases, namespace, **kwargs):
+            if any(isinstance(base, Final) for base in bases):
+                raise TypeError("no subclasses")
+            return super().__new__(cls, name, bases, namespace, **kwargs)
+
+    class Sealed(eqx.Module, metaclass=Final):
+        weight: Any
+
+    anx.adopt(Sealed(jnp.ones(2)))
+    monkeypatch.setattr(_variant, "_make", None)
+    anx.adopt([Sealed(jnp.ones(2)), Sealed(jnp.ones(2))])
+    assert not any(v.original is Sealed for v in registry.variants.values())
+
+
+def test_a_static_field_cannot_be_registered_as_an_array():
+    class Layer(eqx.Module):
+        n: int = eqx.field(static=True)
+
+    with pytest.raises(anx.AnnotationError, match=r"Layer\.n: a param cannot be static"):
+        anx.register(Layer, n=anx.Param)
+    anx.register(Layer, n=anx.Hyper)
+
+
+def test_static_values_are_compared_with_their_structure_and_sign():
+    def adopted(value):
+        return structure(anx.adopt(plain(part=value)))
+
+    for one, other in (
+        ({"a": 1}, {"b": 1}),
+        ([1, [2]], [[1], 2]),
+        (0.0, -0.0),
+        ([1], (1,)),
+        ([True], [1]),
+    ):
+        assert adopted(one) != adopted(other)
+        assert adopted(one) == adopted(copy.deepcopy(one))
+
+
+def test_a_subclass_of_a_registered_class_is_looked_at_itself():
+    class Base(eqx.Module):
+        rate: float
+
+    class Sub(Base):
+        pass
+
+    class Deep(eqx.Module):
+        inner: Any
+
+    class Holder(eqx.Module):
+        part: Any
+
+    anx.register(Base, rate=anx.Hyper)
+    for part in (Sub(0.5), Deep(Sub(0.5)), [Deep([Sub(0.5)])]):
+        layout = view(anx.adopt(Holder(part))).layout
+        assert [s.path.rpartition(".")[2] for s in layout.statics] == ["rate"]
 
 
 def pickle_of(value):

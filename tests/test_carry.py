@@ -138,6 +138,15 @@ def test_other_shapes_and_dtypes_are_not_taken():
     assert text[3] == "misfit 4: " + ", ".join(report.misfit)
 
 
+def test_leaves_of_other_types_and_abstract_old_ones_are_not_taken():
+    old = {"a": 1, "b": 1.5, "c": jax.ShapeDtypeStruct((2,), jnp.float32), "d": 2}
+    new = {"a": 1.0, "b": 2.5, "c": jnp.ones(2), "d": 3}
+    carried, report = anx.carry(old, new, report=True)
+    assert report.taken == ("b", "d")
+    assert (carried["a"], carried["b"], carried["d"]) == (1.0, 1.5, 2)
+    assert carried["c"] is new["c"]
+
+
 def test_an_abstract_new_state_takes_the_old_values():
     tx, params = optax.adam(1e-1), anx.params(model())
     _, old = trained(tx, params, tx.init(params))

@@ -162,6 +162,24 @@ def test_the_checks_of_all_modules_on_the_way_run():
     assert old.layers[0].dropout.rate == 0.5
 
 
+def test_the_checks_of_bases_run_on_what_changed():
+    class Base(anx.Module):
+        n: anx.Hyper[int]
+
+        def __check_init__(self):
+            if self.n < 0:
+                raise ValueError("negative")
+
+    class Sub(Base):
+        def __check_init__(self):
+            if self.n > 9:
+                raise ValueError("large")
+
+    for value, text in ((-1, "negative"), (10, "large")):
+        with pytest.raises(ValueError, match=text):
+            anx.replace([Sub(1)], {"0.n": value})
+
+
 def test_what_enters_a_buffer_by_replace_is_stopped():
     def loss(mean):
         return jnp.sum(anx.replace(model(), {"layers.0.mean": mean}).layers[0].mean)

@@ -448,6 +448,25 @@ def test_spectral_norm_works_around_a_frozen_layer():
     assert jnp.allclose(out, plain)
 
 
+def test_a_part_of_what_spectral_norm_computes_with_is_refused():
+    linear = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+    layer = eqx.nn.SpectralNorm(linear, "weight", key=jax.random.key(1))
+    with pytest.raises(anx.SelectionError, match="which SpectralNorm computes with"):
+        anx.freeze(layer, anx.by_path("layer.weight"))
+
+
+def test_what_init_puts_into_a_list_of_a_frozen_class_is_stopped():
+    class Stack(anx.Module):
+        weights: anx.Param[list[Array]]
+
+        def __init__(self, weights):
+            self.weights = []
+            self.weights.extend(weights)
+
+    frozen = type(anx.freeze(Stack([jnp.ones(2)]), anx.everything))
+    assert not jnp.any(jax.grad(lambda w: jnp.sum(frozen([w]).weights[0]))(jnp.ones(2)))
+
+
 def test_ensembles_of_frozen_models():
     def make(key):
         return anx.freeze(eqx.nn.MLP(3, 1, 4, 1, key=key), anx.by_path("layers.0.*"))

@@ -4,6 +4,7 @@ Registration makes selections right. Adoption makes the classes themselves right
 become static, gradients into Buffers are stopped, and no leaf is left that is no array.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -228,7 +229,7 @@ class _Plan:
             leaf = self._leaves[at]
             if isinstance(leaf, SharedNode):
                 self.leaves[at] = Removed()
-            elif self._is_item(at) and callable(leaf) and not self._why_not_static(at):
+            elif self._is_item(at) and _is_function(leaf) and not self._why_not_static(at):
                 self.leaves[at] = Function(leaf)
             elif not is_array(leaf):
                 rest.append(at)
@@ -261,3 +262,9 @@ class _Plan:
                 elif entry.home is None:
                     reason = "stands in no module, so nothing can make it static"
             self.problems.append(f"{entry.path or 'the model'}: {describe(leaf)}; {reason}")
+
+
+def _is_function(leaf: Any) -> bool:
+    """Whether a leaf is a function: no class and no object that can be called as well."""
+    named = hasattr(leaf, "__name__") or isinstance(leaf, functools.partial)
+    return callable(leaf) and named and not isinstance(leaf, type)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
+import jax
+
 from ._errors import StructureError, describe, explain_error, listing
 from ._layout import is_array
 from ._view import view
@@ -65,8 +67,9 @@ def carry(old: Any, new: Any, *, report: bool = False) -> Any:
     the old value is taken. So after freezing, thawing or adding parameters the others keep
     their moments. Step counters and injected hyperparameters are taken, too. Adam's bias
     correction then takes fresh moments for settled ones, and their first steps are up to a
-    few times longer: a lower learning rate helps for a while. States that are not kept by parameter have no paths to go by: begin
-    anew with `optax.flatten`, and with L-BFGS, whose memory ties all parameters together.
+    few times longer: a lower learning rate helps for a while. States that are not kept by
+    parameter have no paths to go by: begin anew with `optax.flatten`, and with L-BFGS,
+    whose memory ties all parameters together.
 
     **Arguments:** `old` is the state so far; `new` a state as `tx.init` makes it for the
     parameters there are now.
@@ -111,6 +114,8 @@ def carry(old: Any, new: Any, *, report: bool = False) -> Any:
 
 
 def _fits(old: Any, new: Any) -> bool:
+    if isinstance(old, jax.ShapeDtypeStruct) and not isinstance(new, jax.ShapeDtypeStruct):
+        return False  # it knows no value
     if is_array(old) and is_array(new):
         return old.shape == new.shape and old.dtype == new.dtype
     return type(old) is type(new)

@@ -13,7 +13,8 @@ from ._layout import is_array
 from ._leaves import Leaves
 from ._path import join, segments, steps_of
 from ._specs import field_specs
-from ._variant import recast
+from ._static import with_static_items
+from ._variant import changes_of, recast
 
 
 @dataclass(slots=True)
@@ -91,9 +92,11 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
     cls = edit.cls or type(module)
     new = recast(module, cls)
     converters = {s.name: s.converter for s in field_specs(cls)} if check else {}
+    mixed = changes_of(cls).mixed
     for name, value in changed.items():
         converter = converters.get(name) if name in assigned else None
-        object.__setattr__(new, name, value if converter is None else converter(value))
+        given = value if converter is None else converter(value)
+        object.__setattr__(new, name, with_static_items(given) if name in mixed else given)
     if check:
         for base in cls.__mro__:
             check_init = base.__dict__.get("__check_init__")

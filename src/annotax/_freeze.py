@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ._edit import Edit, apply
 from ._errors import SelectionError, describe, explain_error, listing
-from ._field import is_hyper
+from ._field import is_buffer, is_hyper
 from ._layout import Home, is_inexact_array, leaf_role
 from ._path import join
 from ._registry import registry
@@ -139,7 +139,12 @@ def _frozen(seen: View, mask: Mask) -> _Units:
     for module_at, module in enumerate(seen.layout.modules):  # outer ones first
         for name in changes_of(module.cls).frozen:
             span = range(*module.spans.get(name, (0, 0)))
-            inside = [p for p in span if is_inexact_array(seen.leaves[p])]
+            inside = [
+                p
+                for p in span
+                if not is_buffer(seen.layout.entries[p].role)
+                and is_inexact_array(seen.leaves[p])
+            ]
             if any(mask[p] for p in inside) or (not inside and all(mask)):
                 units[module_at, name] = []
             innermost.update(dict.fromkeys(inside, (module_at, name)))

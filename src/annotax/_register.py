@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, TypeVar, cast
 
 from ._errors import AnnotationError, FieldError, explain_error, unknown_fields
-from ._field import FieldOptions, options_of
+from ._field import FieldOptions, is_hyper, options_of
 from ._registry import registry
 from ._role import Role
 from ._specs import registered_annotations
@@ -64,12 +64,28 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
     if unknown:
         raise FieldError(unknown_fields(cls.__name__, unknown, names))
     given = {name: _options(value) for name, value in fields.items()}
+    _refuse_static(original, given)
     registry.register(original, {**registered_annotations(original), **given})
     return cls
 
 
 def _has_fields(cls: object) -> bool:
     return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
+def _refuse_static(cls: type, given: dict[str, FieldOptions]) -> None:
+    """A static field holds no arrays, whatever is said of it."""
+    for f in dataclasses.fields(cls):
+        role = given[f.name].role if f.name in given else None
+        if f.metadata.get("static", False) and role is not None and not is_hyper(role):
+            raise AnnotationError(
+                explain_error(
+                    f"{cls.__name__}.{f.name}",
+                    f"a {role.name} cannot be static",
+                    expected="Hyper, or no role",
+                    found=f"register({cls.__name__}, {f.name}=...) of a static field",
+                )
+            )
 
 
 def _options(value: Any) -> FieldOptions:

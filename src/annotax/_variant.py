@@ -35,6 +35,7 @@ from ._static import (
 NO_CHANGES = Changes()
 
 _made: dict[Variant, type] = {}
+_refused: dict[Variant, str] = {}
 _lock = threading.RLock()
 
 
@@ -55,6 +56,8 @@ def variant(cls: type, changes: Changes) -> type:
     if wanted.original in EXACT_TYPES:
         error = TypeError("Equinox takes no subclass of it")
         raise AnnotationError(_refused_message(wanted.original, changes, error))
+    if wanted in _refused:
+        raise AnnotationError(_refused[wanted])
     found = _made.get(wanted)
     if found is None:
         with _lock:  # two classes for the same changes would be two tree structures
@@ -118,7 +121,11 @@ def _make(wanted: Variant) -> type:
         with _no_second_warning(original):
             made = metaclass(original.__name__, (_quiet(wanted), original), namespace)
     except Exception as error:
-        raise AnnotationError(_refused_message(original, changes, error)) from error
+        for cls in [c for c, known in registry.variants.items() if known is wanted]:
+            del registry.variants[cls]
+        # Trying again would make one more class, and JAX may keep it for ever.
+        _refused[wanted] = _refused_message(original, changes, error)
+        raise AnnotationError(_refused[wanted]) from error
     # `dataclasses` has read them. Type hints are those of the classes that wrote them,
     # whose modules have the names in them.
     made.__annotations__ = {}
