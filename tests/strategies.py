@@ -9,7 +9,7 @@ JAX never forgets a class, so classes come from a bounded pool, each made at its
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Annotated, Any, NamedTuple, Optional, TypeVar
@@ -35,10 +35,19 @@ ARRAY_ROLES = {
     "Param": Param, "Lora": Lora, "Adapter": Adapter, "Head": Head,
     "Buffer": Buffer, "Stat": Stat, "Cache": Cache,
 }  # fmt: skip
-"""The roles that a leaf can have, by the name of their alias."""
+"""The roles that an array can have, by the name of their alias."""
 
+ROLES = {**ARRAY_ROLES, "Hyper": Hyper}
 PARAM, BUFFER = Role.of(Param), Role.of(Buffer)
 TAGS = ("no_decay", "head", "slow")
+
+
+class Short:
+    """Shown by its `repr`: Hypothesis spells dataclasses out, and warns of long text."""
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
 
 # --- classes -------------------------------------------------------------------------
 
@@ -48,20 +57,25 @@ class FieldPlan:
     """One field as its class says it, in the test's own words."""
 
     name: str
-    role: str | None = None  # a key of ARRAY_ROLES
+    role: str | None = None  # a key of ROLES
     static: bool = False
     tags: tuple[str, ...] = ()
     axes: tuple[str | None, ...] | None = None
     persistent: bool = True
     ours: bool = True  # its annotation stands in an annotax class, not in a plain one
+    whole: bool = False  # its class puts computed arrays into what is in it
 
 
 @dataclass(frozen=True)
-class ClassPlan:
+class ClassPlan(Short):
     """A class of the pool, with its fields in order."""
 
     cls: type
     fields: tuple[FieldPlan, ...]
+    known: bool = True  # an annotax class, a registered one, or derived from such
+
+    def __repr__(self) -> str:
+        return self.cls.__name__
 
     @property
     def dynamic(self) -> tuple[FieldPlan, ...]:
@@ -87,7 +101,7 @@ class _Roles:
     """The roles as attributes, for annotations with a dot."""
 
 
-for _name, _alias in {**ARRAY_ROLES, "Hyper": Hyper}.items():
+for _name, _alias in ROLES.items():
     setattr(_Roles, _name, _alias)
 
 
@@ -96,11 +110,10 @@ def _namespace() -> dict[str, Any]:
         "__name__": __name__,
         "Any": Any,
         "Optional": Optional,
-        "Hyper": Hyper,
         "anx": anx,
         "anx_roles": _Roles,
         "eqx": eqx,
-        **ARRAY_ROLES,
+        **ROLES,
     }
 
 
@@ -139,6 +152,7 @@ def _execute(name: str, bases: str, body: list[str], *, future: bool, **names: A
     source = "\n".join([*head, f"class {name}({bases}):", *(f"    {row}" for row in body)])
     namespace = {**_namespace(), **names}
     exec(source, namespace)
+    globals()[name] = namespace[name]  # where pickle looks for it
     return namespace[name]
 
 
@@ -185,7 +199,7 @@ def foreign_class(number: int) -> ClassPlan:
     cls = _execute(f"Foreign{number}", "eqx.Module", body, future=False)
     if number % 2:
         plain = [FieldPlan(p.name, static=p.static, ours=False) for p in plans]
-        return ClassPlan(cls, tuple(plain))
+        return ClassPlan(cls, tuple(plain), known=False)
     options = {
         p.name: anx.field(
             role=ARRAY_ROLES[p.role], tags=p.tags, axes=p.axes, persistent=p.persistent
@@ -198,11 +212,41 @@ def foreign_class(number: int) -> ClassPlan:
     return ClassPlan(cls, tuple(p if p.role else silent[p.name] for p in plans))
 
 
+class HyperFlag(anx.Module):
+    """A flag that is static because its role says so."""
+
+    x: Param[Any]
+    inference: Hyper[Any]
+
+
+class LeafFlag(eqx.Module):
+    """A flag that is a leaf, as in most layers of `eqx.nn`."""
+
+    inference: Any
+    x: Any
+
+
+class StaticFlag(eqx.Module):
+    """A flag that is static in the way of Equinox."""
+
+    x: Any
+    inference: Any = eqx.field(static=True)
+
+
+_FLAG = FieldPlan("inference", ours=False)
+_X = FieldPlan("x", ours=False)
+FLAGGED = (
+    ClassPlan(HyperFlag, (FieldPlan("x", "Param"), FieldPlan("inference", static=True))),
+    ClassPlan(LeafFlag, (_FLAG, _X), known=False),
+    ClassPlan(StaticFlag, (_X, replace(_FLAG, static=True)), known=False),
+)
+"""Classes with a field `inference`, which no class of the pool has."""
+
 # --- what is expected of a leaf ------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Expected:
+class Expected(Short):
     """What the contract says of one leaf, put together without annotax."""
 
     at: int
@@ -211,11 +255,15 @@ class Expected:
     leaf: Any
     kind: str  # "inexact", "array" or "opaque"
     fields: tuple[FieldPlan, ...]  # on the way, outermost first
+    homes: tuple[str, ...]  # the paths of these fields
     owner: type | None
+
+    def __repr__(self) -> str:
+        return f"{self.path or 'root'}: {self.leaf!r}"
 
     @property
     def role(self) -> Role | None:
-        roles = [Role.of(ARRAY_ROLES[f.role]) for f in self.fields if f.role is not None]
+        roles = [Role.of(ROLES[f.role]) for f in self.fields if f.role is not None]
         return combined_role(roles, self.kind)
 
     @property
@@ -240,8 +288,38 @@ class Expected:
         return any(f.ours and f.role in ("Buffer", "Stat", "Cache") for f in self.fields)
 
     @property
+    def unit(self) -> str | None:
+        """The path of the field at which it can be frozen; `None` outside of modules."""
+        whole = [home for home, f in zip(self.homes, self.fields, strict=True) if f.whole]
+        return next(iter((*whole, *self.homes[-1:])), None)
+
+    @property
+    def freezable(self) -> bool:
+        """Whether `freeze` is about it: it is trained, and a module holds it."""
+        return self.trainable and self.unit is not None
+
+    @property
     def ndim(self) -> int:
         return 0 if self.kind == "opaque" else self.leaf.ndim
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A static field, and what is in it."""
+
+    path: str
+    steps: tuple[str, ...]
+    plan: FieldPlan
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A module in a model; `homes` are the paths of the fields that it stands in."""
+
+    steps: tuple[str, ...]
+    homes: tuple[str, ...]
+    known: bool
 
 
 def ancestry(role: Role | None) -> tuple[str, ...]:
@@ -298,16 +376,37 @@ class Instance:
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Layer(Short):
+    """A layer of `eqx.nn`; `roles` are those of its fields and of fields further in."""
+
+    template: Any
+    roles: dict[str, str]
+    whole: str = ""  # the name of the field that is frozen as a whole
+
+    def __repr__(self) -> str:
+        return f"Layer({type(self.template).__name__})"
+
+
+@dataclass(frozen=True, eq=False)
+class Model(Short):
     """A grown plan: the model, and what is expected of its leaves in JAX's order."""
 
     plan: Any
-    tree: Any = field(repr=False)
-    expected: tuple[Expected, ...] = field(repr=False)
+    tree: Any
+    expected: tuple[Expected, ...]
+    constants: tuple[Constant, ...]
+    nodes: tuple[Node, ...]
+
+    def __repr__(self) -> str:
+        return f"<{type(self.tree).__name__} with {len(self.expected)} leaves>"
 
     def again(self, statics: Callable[[Any], Any] = lambda value: value) -> "Model":
         """An equal model of new arrays; `statics` may change the static fields."""
         return grow(self.plan, statics)
+
+    def without(self, paths: Container[str]) -> "Model":
+        """The same model with `None` in the places of some leaves."""
+        return grow(self.plan, without=paths)
 
 
 def _array(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
@@ -350,6 +449,15 @@ ARRAYS = [
     Leaf("inexact", _numpy_scalar),
 ]
 OPAQUE = [Leaf("opaque", partial(lambda value, _: value, value)) for value in _OPAQUE]
+FLAGS = [
+    *(Leaf("opaque", partial(lambda value, _: value, value)) for value in (True, False)),
+    Leaf("array", partial(_array, (), "bool")),
+]
+PORTABLE = [
+    *(leaf for leaf in ARRAYS if leaf.make is not _key),
+    *(leaf for leaf in OPAQUE if leaf.make(0) is not jnp.tanh),
+]
+"""Leaves that pickle."""
 
 ODD_KEYS = (
     "a", "b", "a.b", "a[0]", "[", "]", "['a']", "'", '"', "it's", "\"'", "\\", "\\'", "\\]",
@@ -369,15 +477,89 @@ _ONE_LINEAR = eqx.nn.Linear(3, 2, key=jax.random.key(0))
 _LINEAR = ClassPlan(
     eqx.nn.Linear, (FieldPlan("weight", ours=False), FieldPlan("bias", ours=False))
 )
+_LINEARS = st.just(Instance(_LINEAR, (FLOATS[2], FLOATS[1]), ()))
 STATICS = st.sampled_from([0, 3, "relu", None, (1, 2), 2.5, frozenset({"x"}), True])
 
 
-def plans(leaves: list[Leaf]) -> st.SearchStrategy[Any]:
+@cache
+def layers(*, portable: bool = False) -> tuple[Layer, ...]:
+    """Layers of `eqx.nn`; `portable` are those that come back from pickle as they were."""
+    key, nn = jax.random.key(0), eqx.nn
+    linear, weights = nn.Linear(3, 2, key=key), {"weight": "Param", "bias": "Param"}
+    dropout = {"p": "Hyper", "inference": "Hyper"}
+    here = (
+        Layer(nn.Dropout(0.25), dropout),
+        Layer(nn.LayerNorm(3), weights),
+        Layer(nn.PReLU(), {"negative_slope": "Param"}),
+        Layer(nn.MultiheadAttention(1, 2, key=key), {**weights, **dropout}),
+    )
+    indices = ("ema_first_time_index", "ema_state_index", "uv_index", "init")
+    states = {**dict.fromkeys(indices, "Buffer"), "axis_name": "Hyper", **dropout}
+    functions = dict.fromkeys(("activation", "final_activation", "fn", "_norm"), "Hyper")
+    bound = (  # to functions that pickle cannot find, or to the identity of a marker
+        Layer(nn.MLP(2, 1, 3, 1, key=key), {**weights, **functions}),
+        Layer(
+            nn.Sequential([linear, nn.Lambda(jnp.tanh), nn.Dropout(0.5)]),
+            {**weights, **functions, **dropout},
+        ),
+        Layer(nn.WeightNorm(linear), {**weights, **functions, "g": "Param"}, "layer"),
+        Layer(nn.SpectralNorm(linear, "weight", key=key), {**weights, **states}, "layer"),
+        Layer(nn.BatchNorm(3, "batch", mode="ema"), {**weights, **states}),
+    )
+    return here if portable else here + bound
+
+
+def mix(*strategies: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    """Each as often as the others, which `one_of` would not do: it joins their parts."""
+    return st.sampled_from(strategies).flatmap(lambda strategy: strategy)
+
+
+Children = st.SearchStrategy[Any]
+"""Draws a plan of what stands in a field or a container."""
+
+
+def plans(
+    leaves: list[Leaf], nested: Callable[[Children], Children] | None = None
+) -> Children:
     """Trees of containers and modules over such leaves."""
-    return st.recursive(st.sampled_from([*leaves, None]), _nested, max_leaves=12)
+    single = st.sampled_from([*leaves, None])
+    return st.recursive(single, nested or _nested, max_leaves=12)
 
 
-def _nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def _nested_with_layers(children: Children, *, portable: bool) -> Children:
+    made = st.deferred(lambda: st.sampled_from(layers(portable=portable)))
+    crowded = _instances(_CLASSES, _crowds(children))
+    return st.one_of(_nested(children), crowded, made, _flagged(children))
+
+
+def _crowds(children: Children) -> Children:
+    """Containers of several things, which stand beside each other in one field then."""
+    several = st.lists(children, min_size=2, max_size=4).map(tuple)
+    return st.one_of(
+        st.builds(Sequence, st.sampled_from([list, tuple]), several),
+        st.builds(Keyed, st.just(dict), _items(children)),
+    )
+
+
+_CLASSES = st.one_of(
+    st.integers(0, POOL - 1).map(annotated_class),
+    st.integers(0, POOL // 4 - 1).map(foreign_class),
+)
+
+
+def _flagged(children: Children) -> Children:
+    flags = st.sampled_from((*FLAGS, None)) | children
+    return st.sampled_from(FLAGGED).flatmap(
+        lambda plan: st.builds(
+            Instance,
+            st.just(plan),
+            st.tuples(*(flags if f is _FLAG else children for f in plan.dynamic)),
+            st.tuples(*[st.booleans() | STATICS for f in plan.fields if f.static]),
+        )
+    )
+
+
+def _nested(children: Children) -> Children:
     several = st.lists(children, min_size=1, max_size=3).map(tuple) | st.just(())
     modules = _instances(st.integers(0, POOL - 1).map(annotated_class), children)
     return st.one_of(
@@ -388,7 +570,7 @@ def _nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(Sequence, st.sampled_from([list, tuple]), several),
         st.tuples(children, children).map(partial(Sequence, _pair)),
         st.builds(Keyed, st.just(dict) | st.just(OrderedDict), _items(children)),
-        st.just(Instance(_LINEAR, (FLOATS[2], FLOATS[1]), ())),
+        _LINEARS,
     )
 
 
@@ -396,7 +578,7 @@ def _pair(children: list[Any]) -> Pair:
     return Pair(*children)
 
 
-def _items(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def _items(children: Children) -> Children:
     return st.sampled_from(_KEYS).flatmap(
         lambda keys: st.dictionaries(keys, children, min_size=1, max_size=3).map(
             lambda drawn: tuple(drawn.items())
@@ -405,7 +587,7 @@ def _items(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def _instances(
-    classes: st.SearchStrategy[ClassPlan], children: st.SearchStrategy[Any]
+    classes: st.SearchStrategy[ClassPlan], children: Children
 ) -> st.SearchStrategy[Instance]:
     def of(plan: ClassPlan) -> st.SearchStrategy[Instance]:
         static = len(plan.fields) - len(plan.dynamic)
@@ -422,83 +604,155 @@ def _instances(
 # --- growing -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Way:
+    """From the root to a node."""
+
+    path: str = ""
+    steps: tuple[str, ...] = ()
+    fields: tuple[FieldPlan, ...] = ()
+    homes: tuple[str, ...] = ()
+    owner: type | None = None
+
+    def step(self, step: str) -> "_Way":
+        dot = "." if self.path and step[0] != "[" else ""
+        return replace(self, path=self.path + dot + step, steps=(*self.steps, step))
+
+    def into(self, plan: FieldPlan, owner: type) -> "_Way":
+        way = self.step(plan.name)
+        fields, homes = (*self.fields, plan), (*self.homes, way.path)
+        return replace(way, fields=fields, homes=homes, owner=owner)
+
+
 class _Growth:
-    def __init__(self, statics: Callable[[Any], Any]) -> None:
+    def __init__(self, statics: Callable[[Any], Any], without: Container[str]) -> None:
         self.statics = statics
+        self.without = without
         self.expected: list[Expected] = []
+        self.constants: list[Constant] = []
+        self.nodes: list[Node] = []
 
-    def grow(
-        self,
-        node: Any,
-        path: str = "",
-        steps: tuple[str, ...] = (),
-        fields: tuple[FieldPlan, ...] = (),
-        owner: type | None = None,
-    ) -> Any:
+    def grow(self, node: Any, way: _Way) -> Any:
         """Make a node; its leaves are written down in the order in which JAX finds them."""
-
-        def further(step: str, child: Any) -> Any:
-            longer = path + step if step[0] == "[" or not path else f"{path}.{step}"
-            return self.grow(child, longer, (*steps, step), fields, owner)
-
         if node is None:
             return None
         if isinstance(node, Leaf):
-            at = len(self.expected)
-            leaf = node.make(at)
-            self.expected.append(Expected(at, path, steps, leaf, node.kind, fields, owner))
-            return leaf
+            if way.path in self.without:
+                return None
+            return self._leaf(way, node.make(len(self.expected)), node.kind)
         if isinstance(node, Sequence):
             names = Pair._fields if node.make is _pair else map(str, range(99))
             pairs = zip(names, node.children, strict=False)
-            return node.make([further(name, child) for name, child in pairs])
+            return node.make([self.grow(child, way.step(name)) for name, child in pairs])
         if isinstance(node, Keyed):
             items = sorted(node.items) if node.make is dict else node.items
-            made = {}
-            for key, child in items:
-                bare = isinstance(key, str) and key.isidentifier()
-                made[key] = further(key if bare else f"[{key!r}]", child)
+            made = {key: self.grow(child, way.step(step_of(key))) for key, child in items}
             # Inserted in the order drawn, which JAX ignores for a plain dict.
             return node.make((key, made[key]) for key, _ in node.items)
-        return self._instance(node, path, steps, fields)
+        return (self._layer if isinstance(node, Layer) else self._instance)(node, way)
 
-    def _instance(
-        self,
-        node: Instance,
-        path: str,
-        steps: tuple[str, ...],
-        fields: tuple[FieldPlan, ...],
-    ) -> Any:
+    def _leaf(self, way: _Way, leaf: Any, kind: str) -> Any:
+        at, fields = len(self.expected), (way.fields, way.homes, way.owner)
+        self.expected.append(Expected(at, way.path, way.steps, leaf, kind, *fields))
+        return leaf
+
+    def _instance(self, node: Instance, way: _Way) -> Any:
         children, statics = iter(node.children), iter(node.statics)
         values: dict[str, Any] = {}
+        self.nodes.append(Node(way.steps, way.homes, node.plan.known))
         for plan in node.plan.fields:
+            inner = way.into(plan, node.plan.cls)
             if plan.static:
-                values[plan.name] = self.statics(next(statics))
+                value = values[plan.name] = self.statics(next(statics))
+                self.constants.append(Constant(inner.path, inner.steps, plan, value))
             else:
-                inner = f"{path}.{plan.name}" if path else plan.name
-                values[plan.name] = self.grow(
-                    next(children),
-                    inner,
-                    (*steps, plan.name),
-                    (*fields, plan),
-                    node.plan.cls,
-                )
+                values[plan.name] = self.grow(next(children), inner)
         if node.plan is _LINEAR:
             return jax.tree_util.tree_structure(_ONE_LINEAR).unflatten(values.values())
         return node.plan.cls(**values)
 
+    def _layer(self, layer: Layer, way: _Way) -> Any:
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(layer.template)
+        seen: set[tuple[str, ...]] = set()
+        leaves = [self._layer_leaf(layer, way, keys, leaf, seen) for keys, leaf in pairs]
+        return treedef.unflatten(leaves)
 
-def grow(plan: Any, statics: Callable[[Any], Any] = lambda value: value) -> Model:
-    """The model that a plan describes."""
-    growth = _Growth(statics)
-    tree = growth.grow(plan)
-    return Model(plan, tree, tuple(growth.expected))
+    def _layer_leaf(
+        self, layer: Layer, way: _Way, keys: Any, leaf: Any, seen: set[tuple[str, ...]]
+    ) -> Any:
+        node = layer.template
+        for key in keys:
+            if not isinstance(node, eqx.Module):
+                way, node = way.step(str(key.idx)), node[key.idx]
+                continue
+            if way.steps not in seen:
+                seen.add(way.steps)
+                self.nodes.append(Node(way.steps, way.homes, known=True))
+            role, whole = layer.roles.get(key.name), key.name == layer.whole
+            plan = FieldPlan(key.name, role, ours=False, whole=whole)
+            way, node = way.into(plan, type(node)), getattr(node, key.name)
+        if not eqx.is_array(leaf):
+            return self._leaf(way, leaf, "opaque")
+        kind = "inexact" if eqx.is_inexact_array(leaf) else "array"
+        return self._leaf(way, jnp.array(leaf), kind)
+
+
+def step_of(key: Any) -> str:
+    """The step to an item of a dictionary, by the words of the contract."""
+    return key if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
+
+
+def grow(
+    plan: Any,
+    statics: Callable[[Any], Any] = lambda value: value,
+    without: Container[str] = (),
+) -> Model:
+    """The model that a plan describes, with `None` for the leaves `without` names."""
+    growth = _Growth(statics, without)
+    tree = growth.grow(plan, _Way())
+    found = (growth.expected, growth.constants, growth.nodes)
+    return Model(plan, tree, *map(tuple, found))
 
 
 def models(leaves: list[Leaf] | None = None) -> st.SearchStrategy[Model]:
     """Models with any leaves, or only with the given ones; never a leaf alone."""
-    inner = plans(ARRAYS + OPAQUE if leaves is None else leaves)
-    return st.one_of(_nested(inner), _nested(_nested(inner))).map(grow)
+    return _models(ARRAYS + OPAQUE if leaves is None else leaves, _nested)
+
+
+def layered_models(
+    leaves: list[Leaf] | None = None, *, portable: bool = False
+) -> st.SearchStrategy[Model]:
+    """Models in which layers of `eqx.nn` and flags named `inference` stand, too."""
+    nested = partial(_nested_with_layers, portable=portable)
+    return _models(ARRAYS + OPAQUE if leaves is None else leaves, nested)
+
+
+def flagged_models() -> st.SearchStrategy[Model]:
+    """Models of little else than flags named `inference`, in modules with and without
+    arrays."""
+    few = st.sampled_from([*FLAGS, *OPAQUE, *FLOATS[:2], None])
+    made = st.deferred(lambda: st.sampled_from([*layers()[:1], *layers()[-2:]]))
+    inner = _flagged(few)
+    several = st.lists(_flagged(inner | inner | few | made), min_size=1, max_size=3)
+    return several.map(lambda drawn: grow(Sequence(list, tuple(drawn))))
+
+
+def crowded_models() -> st.SearchStrategy[Model]:
+    """Models with containers in their fields, in which arrays, modules and whatever else
+    stand side by side, and with layers that are frozen as a whole."""
+    leaf = mix(*map(st.sampled_from, (FLOATS, ARRAYS, OPAQUE)))
+    made = st.deferred(lambda: st.sampled_from([x for x in layers() if x.whole]))
+    inner = _instances(_CLASSES, leaf) | _LINEARS
+    crowds = _crowds(mix(leaf, inner))
+    outer = _instances(_CLASSES, mix(crowds, crowds, leaf | made))
+    return st.tuples(outer, outer).map(lambda two: grow(Sequence(list, two)))
+
+
+def _models(
+    leaves: list[Leaf], nested: Callable[[Children], Children]
+) -> st.SearchStrategy[Model]:
+    inner = plans(leaves, nested)
+    return st.one_of(nested(inner), nested(nested(inner))).map(grow)
 
 
 # --- selections ----------------------------------------------------------------------

@@ -266,5 +266,10 @@ class _Plan:
 
 def _is_function(leaf: Any) -> bool:
     """Whether a leaf is a function: no class and no object that can be called as well."""
-    named = hasattr(leaf, "__name__") or isinstance(leaf, functools.partial)
-    return callable(leaf) and named and not isinstance(leaf, type)
+    if isinstance(leaf, type):
+        return False
+    return callable(leaf) and (hasattr(leaf, "__name__") or _is_partial(leaf))
+
+
+def _is_partial(leaf: object) -> bool:
+    return isinstance(leaf, functools.partial)
