@@ -352,6 +352,7 @@ cases("module", lambda model: model(VECTOR), containers=containers)
 # The libraries make or trace functions of their own for each of these.
 OWN_FUNCTIONS = {
     "operator function",
+    "operator jacobian",
     *(f"distribution {name}" for name in ("multivariate", "spline", "autoregressive")),
 }
 
