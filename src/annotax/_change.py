@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ._edit import Edit, Missing, apply, every_path, is_module, missing
+from ._edit import Edit, Missing, apply, missing
 from ._errors import (
     FieldError,
     describe,
@@ -20,6 +20,7 @@ from ._errors import (
 )
 from ._layout import is_array
 from ._leaves import Leaves
+from ._node import every_path, is_module
 from ._path import compile_pattern, join, matches, segments
 from ._registry import registry
 from ._specs import field_specs

@@ -4,13 +4,13 @@ An edit mirrors the tree as far as something changes in it. Applying one copies 
 on the way and shares all others, so the original stays as it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ._compat import EquinoxMeta, one_level
-from ._layout import is_array
+from ._compat import one_level
 from ._leaves import Leaves
+from ._node import below, field_value, is_module
 from ._path import join, segments, steps_of
 from ._specs import field_specs
 from ._static import with_static_items
@@ -42,11 +42,6 @@ class Edit:
                 found = edit.inner[step] = Edit()
             edit = found
         return edit
-
-
-def is_module(node: object) -> bool:
-    """Whether a node is an instance of an `equinox.Module`."""
-    return isinstance(type(node), EquinoxMeta)
 
 
 def apply(edit: Edit, node: Any, *, check: bool = False) -> Any:
@@ -105,21 +100,6 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
     return new
 
 
-def field_value(module: object, name: str) -> Any:
-    """What is in a field, past Equinox's `__getattribute__`, which wraps methods."""
-    return object.__getattribute__(module, name)
-
-
-def every_path(node: Any, path: str = "") -> Iterator[str]:
-    """The paths of all fields, items and leaves below a node, static ones included."""
-    if is_array(node) or isinstance(node, Leaves):
-        return
-    for step, child in _steps(node).items():
-        inner = join(path, step)
-        yield inner
-        yield from every_path(child, inner)
-
-
 class Missing(NamedTuple):
     """A step of an edit that the tree does not have, and those it has there."""
 
@@ -130,7 +110,7 @@ class Missing(NamedTuple):
 
 def missing(edit: Edit, node: Any, path: str = "") -> list[Missing]:
     """What an edit means to change and the tree does not have."""
-    steps = {} if isinstance(node, Leaves) else _steps(node)
+    steps = {} if isinstance(node, Leaves) else below(node)
     found: list[Missing] = []
     for step in (*edit.inner, *edit.values):
         if step not in steps:
@@ -138,13 +118,3 @@ def missing(edit: Edit, node: Any, path: str = "") -> list[Missing]:
         elif step in edit.inner:
             found += missing(edit.inner[step], steps[step], join(path, step))
     return found
-
-
-def _steps(node: object) -> dict[str, Any]:
-    """The steps one level down and what stands there; a field that is not set has none."""
-    if is_module(node):
-        names = [spec.name for spec in field_specs(type(node))]
-        return {name: field_value(node, name) for name in names if hasattr(node, name)}
-    pairs, _ = one_level(node)
-    steps = steps_of([key for key, _ in pairs])
-    return dict(zip(steps, (child for _, child in pairs), strict=True))

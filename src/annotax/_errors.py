@@ -41,6 +41,10 @@ class FieldError(AnnotaxError, TypeError):
     """A class has no field of that name."""
 
 
+class GradientError(AnnotaxError, ValueError):
+    """Gradients flow where they must not, or do not flow where they must."""
+
+
 def explain_error(
     where: str,
     problem: str,

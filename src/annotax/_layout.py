@@ -45,6 +45,7 @@ class Entry(NamedTuple):
     stopped: bool
     home: "Home | None"
     unit: "Home | None"
+    decider: FieldSpec | None
 
     @property
     def spec(self) -> FieldSpec | None:
@@ -59,22 +60,25 @@ Home = tuple[int, str]
 class ModuleEntry(NamedTuple):
     """An Equinox module in a tree.
 
-    `parent` is the field that it stands in; `spans` are the positions of the leaves in
-    each of its fields that is set and not static, from the first to behind the last.
+    `parent` is the field that it stands in; `start` is the position of the first leaf that
+    comes after it begins; `spans` are the positions of the leaves in each of its fields
+    that is set and not static, from the first to behind the last.
     """
 
     path: str
     cls: type
     parent: Home | None
+    start: int
     spans: dict[str, tuple[int, int]]
 
 
 class StaticEntry(NamedTuple):
-    """A static field: no leaf, but part of the structure."""
+    """A static field: no leaf, but part of the structure. `home` says where it stands."""
 
     path: str
     spec: FieldSpec
     owner: type
+    home: Home
 
 
 @dataclass(frozen=True)

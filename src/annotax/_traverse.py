@@ -33,14 +33,16 @@ class _Way(NamedTuple):
     stopped: bool = False
     home: Home | None = None
     unit: Home | None = None
+    decider: FieldSpec | None = None
 
     def into(self, spec: FieldSpec, owner: type, home: Home | None) -> "_Way":
         """The way one field further; `home` if it is a field of a module."""
         role, origin, opaque_role = self.role, self.origin, self.opaque_role
+        decider = self.decider
         if spec.role is None:
             origin = origin if role is not None else spec.origin
         elif _prevails(spec.role, role):
-            role, origin, opaque_role = spec.role, spec.origin, None
+            role, origin, opaque_role, decider = spec.role, spec.origin, None, spec
         if spec.opaque_role is not None and _prevails(spec.opaque_role, self.role):
             opaque_role = spec.opaque_role
         # Whatever stands in such a field is frozen there or not at all.
@@ -57,6 +59,7 @@ class _Way(NamedTuple):
             stopped=self.stopped or spec.stopped,
             home=self.home if home is None else home,
             unit=self.unit if in_whole or home is None else home,
+            decider=decider,
         )
 
 
@@ -106,12 +109,12 @@ class _Traversal:
         values, cls, at = instance_dict(node), type(node), len(self.modules)
         owner = registry.original(cls)
         spans: dict[str, tuple[int, int]] = {}
-        self.modules.append(ModuleEntry(path, cls, way.home, spans))
+        self.modules.append(ModuleEntry(path, cls, way.home, len(self.entries), spans))
         for spec in field_specs(cls):
             name = spec.name
             inner = join(path, name)
             if spec.static:
-                self.statics.append(StaticEntry(inner, spec, owner))
+                self.statics.append(StaticEntry(inner, spec, owner, (at, name)))
             elif name in values:
                 start = len(self.entries)
                 self.visit(values[name], inner, way.into(spec, owner, (at, name)))
@@ -125,12 +128,13 @@ class _Traversal:
             self.visit(child, join(path, key.path), way)
             for at in range(start, len(self.entries)):
                 entry = self.entries[at]
-                role, origin = entry.role, entry.origin
+                role, origin, decider = entry.role, entry.origin, entry.decider
                 if key.role is not None and _prevails(key.role, role):
-                    role, origin = key.role, "declared"
+                    role, origin, decider = key.role, "declared", None
                 self.entries[at] = entry._replace(
                     role=role,
                     origin=origin,
+                    decider=decider,
                     tags=entry.tags | key.tags,
                     axes=key.axes,
                     persistent=entry.persistent and key.persistent,

@@ -7,11 +7,15 @@ classes say.
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 
-from ._compat import node_data, tree_flatten
+from ._compat import EquinoxMeta, node_data, tree_flatten
+from ._errors import StructureError, explain_error
 from ._layout import Layout
 from ._registry import registry
 from ._traverse import traverse
+
+_tree_leaves: Any = jax.tree_util.tree_leaves  # its types are partly unknown
 
 _CACHED_HASHES = 512
 _CACHED_PER_HASH = 4
@@ -27,9 +31,37 @@ class View(NamedTuple):
 
 
 def view(tree: Any) -> View:
-    """Take a tree apart and find (or make) its layout."""
-    leaves, treedef = tree_flatten(tree)
-    return View(tree, leaves, treedef, _cache.get(tree, treedef))
+    """Take a tree apart and find (or make) its layout.
+
+    **Raises:** `StructureError` if a container contains itself, or nests too deeply.
+    """
+    try:
+        leaves, treedef = tree_flatten(tree)
+        return View(tree, leaves, treedef, _cache.get(tree, treedef))
+    except (RecursionError, SystemError) as error:  # JAX's own wraps the one in the other
+        raise StructureError(
+            explain_error(
+                f"a {type(tree).__name__}",
+                "this is no tree: following it never ends",
+                expected="containers that do not contain themselves, and less than some "
+                "hundreds of modules in one another",
+                found=type(error).__name__,
+                fix="look for a list or a dictionary that was put into itself",
+            )
+        ) from error
+
+
+def modules_of(seen: View) -> list[Any]:
+    """The modules of a tree, in the order of `layout.modules`."""
+    found: list[Any] = []
+
+    def collect(node: Any) -> bool:
+        if isinstance(type(node), EquinoxMeta):
+            found.append(node)
+        return False
+
+    _tree_leaves(seen.tree, is_leaf=collect)  # JAX asks of every node, in its order
+    return found
 
 
 _Bucket = list[tuple[Any, Layout]]

@@ -1,0 +1,329 @@
+"""`summary`: what is in a model, as a table, as HTML, and as plain data."""
+
+import operator
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from shutil import get_terminal_size
+from typing import Any, TextIO
+
+import jax
+
+from ._compat import tree_flatten
+from ._errors import StructureError, describe, explain_error
+from ._field import is_buffer
+from ._flat import params
+from ._layout import is_array
+from ._outline import Node, leaf_bytes, outline, walk
+from ._records import Record
+from ._table import Line, lines, marks, plain, rows
+from ._text import Report, bytes_text
+from ._view import view
+
+_jax: Any = jax  # the types of its functions are partly unknown
+
+_STYLES = {
+    "param": "green",
+    "frozen": "cyan",
+    "buffer": "yellow",
+    "hyper": "magenta",
+    "class": "bold",
+    "head": "dim",
+    "dim": "dim",
+    "opaque": "dim",
+}
+"""The colours of a terminal for the styles of a line."""
+
+
+@dataclass(slots=True)
+class Total:
+    """How much of a model is something: leaves, different arrays, elements and bytes.
+
+    An array that stands in several places is several leaves, and counts once.
+    """
+
+    leaves: int = 0
+    arrays: int = 0
+    elements: int = 0
+    bytes: int = 0
+
+    def add(self, node: Node, record: Record) -> None:
+        """Count one leaf."""
+        self.leaves += 1
+        if record.dtype is not None and node.same_as is None:
+            self.arrays += 1
+            self.elements += record.size
+            self.bytes += leaf_bytes(record)
+
+
+def _share(record: Record) -> str:
+    """What training does with a leaf."""
+    if record.dtype is None:
+        return "other"
+    if record.trainable:
+        return "trainable"
+    if is_buffer(record.role):
+        return "buffers"
+    return "frozen" if record.frozen else "untrained"
+
+
+_SHARES = ("trainable", "frozen", "buffers", "untrained", "other")
+
+
+@dataclass(frozen=True, repr=False)
+class Summary(Report):
+    """What is in a model; made by `summary`.
+
+    Examples:
+        >>> import annotax as anx, jax.numpy as jnp
+        >>> found = anx.summary({"w": jnp.ones((2, 3))})
+        >>> found.totals["trainable"].elements, found.optimizer_bytes
+        (6, 52)
+
+    It prints as a table of 80 columns. `show()` fits the terminal and uses colours where
+    rich is installed; rich prints it in colour, too. Notebooks show it as HTML: with
+    treescope installed as a tree in which modules and arrays can be unfolded.
+    """
+
+    root: Node
+    totals: Mapping[str, Total]
+    """By what training does with the leaves: `trainable`, `frozen`, `buffers`,
+    `untrained` (Params that are no floating point numbers) and `other` (no arrays)."""
+    roles: Mapping[str, Total]
+    """By the name of the role, derived roles apart; `opaque` has none."""
+    optimizer_bytes: int
+    """The bytes of optimizer state to expect: Adam's, unless `summary` was given one."""
+    optimizer: str
+    depth: int | None = None
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int = 80) -> str:
+        """The table in so many columns, at least 40."""
+        return "\n".join(map(plain, self.lines(width)))
+
+    def lines(self, width: int = 80) -> list[Line]:
+        """The table as lines of (text, style) pairs."""
+        cells = rows(self.root, self.depth)
+        table = lines(cells, max(width, 40))
+        return [*table, [], *self.footer(), *([piece] for piece in marks(cells))]
+
+    def footer(self) -> list[Line]:
+        """The totals as lines."""
+        return [[piece] for piece in self._totals()]
+
+    def _totals(self) -> list[tuple[str, str]]:
+        styles = dict(zip(_SHARES, ("param", "frozen", "buffer", "", "dim"), strict=True))
+        found = [
+            (f"{name:<12}{_total_text(name, total)}", styles[name])
+            for name, total in self.totals.items()
+            if total.leaves or name == "trainable"
+        ]
+        derived = [
+            (f"  {name:<10}{_total_text(name, total)}", "")
+            for name, total in self.roles.items()
+            if name not in ("param", "buffer", "hyper", "opaque")
+        ]
+        state = f"{bytes_text(self.optimizer_bytes)} of state for {self.optimizer}"
+        expected = (
+            [(f"{'optimizer':<12}{state}", "")] if self.totals["trainable"].leaves else []
+        )
+        return [*found, *derived, *expected]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All rows, none folded, and the totals, as data that `json.dumps` takes."""
+        return {
+            "class": self.root.name,
+            "rows": [_row(level, node) for level, node in walk(self.root, self.depth)],
+            "totals": {name: asdict(t) for name, t in self.totals.items()},
+            "roles": {name: asdict(t) for name, t in self.roles.items()},
+            "optimizer": {"name": self.optimizer, "bytes": self.optimizer_bytes},
+        }
+
+    def show(self, file: TextIO | None = None) -> None:
+        """Print the table: as wide as the terminal, and in colour if rich is there."""
+        try:
+            from rich.console import Console
+        except ImportError:
+            print(self.text(get_terminal_size().columns), file=file)
+        else:
+            Console(file=file or sys.stdout, highlight=False).print(self)
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich.text import Text  # rich calls this, so it is there
+
+        del console
+        for line in self.lines(options.max_width):
+            pieces = [(text, _STYLES.get(style, "")) for text, style in line]
+            yield Text.assemble(*pieces, no_wrap=True, overflow="crop")
+
+    def _repr_html_(self) -> str:
+        from ._notebook import html  # only notebooks need it
+
+        return html(self)
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from ._notebook import treescope_tree  # treescope calls this, so it is there
+
+        del path
+        return treescope_tree(self, subtree_renderer)
+
+
+def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> Summary:
+    """What is in a model: every module and leaf with role, shape and size, and totals.
+
+    Examples:
+        >>> import annotax as anx, equinox as eqx, jax
+        >>> mlp = eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0))
+        >>> anx.summary(anx.freeze(mlp, anx.by_path("layers.0.*")))
+                                                                          params   bytes
+        MLP use_bias=True, use_final_bias=True, in_size=2, out_size=1,…       33   132 B
+        ├ layers.0 Linear in_features=2, out_features=8, use_bias=True        24    96 B
+        │ ├ weight          param frozen  f32[8,2] out_features in_feat…      16    64 B
+        │ └ bias            param frozen  f32[8] out_features                  8    32 B
+        ├ layers.1 Linear in_features=8, out_features=1, use_bias=True         9    36 B
+        │ ├ weight          param         f32[1,8] out_features in_feat…       8    32 B
+        │ └ bias            param         f32[1] out_features                  1     4 B
+        ├ activation        hyper !       relu
+        └ final_activation  hyper !       <lambda>
+        <BLANKLINE>
+        trainable   9 parameters in 2 arrays, 36 B
+        frozen      24 parameters in 2 arrays, 96 B
+        other       2 leaves that are no arrays
+        optimizer   76 B of state for adam
+        ! only registered: adopt makes it so
+
+    Static fields, and fields that hold nothing, stand in the line of their module. Equal
+    neighbours are folded into one line (`layers.0–99 Linear ×100`), and their contents are
+    shown once. An array in several places counts in the first.
+
+    **Arguments:**
+
+    - `model`: any PyTree: a model, an abstract one, gradients, `Leaves`, half a partition.
+    - `depth`: how many levels below the model are shown; all if `None`. What is deeper
+      still counts.
+    - `optimizer`: an optax transformation whose state is measured, without making it;
+      if `None`, Adam's: two moments of each trainable array, and a counter.
+
+    **Returns:** a `Summary`, which prints as the table.
+
+    **Raises:** `StructureError` for a class, for a container that contains itself, and
+    for a `depth` that is no natural number.
+    """
+    if isinstance(model, type):
+        raise StructureError(_class_message(model))
+    _insist_on_depth(depth)
+    seen = view(model)
+    root = outline(seen)
+    leaves = [(node, node.record) for _, node in walk(root) if node.record is not None]
+    totals = {name: Total() for name in _SHARES}
+    roles: dict[str, Total] = {}
+    for node, record in leaves:
+        role = "opaque" if record.role is None else record.role.name
+        totals[_share(record)].add(node, record)
+        roles.setdefault(role, Total()).add(node, record)
+    if optimizer is None:
+        # Twice the array, also of one that stands in two places: it is trained in both.
+        state = 4 + sum(2 * leaf_bytes(record) for _, record in leaves if record.trainable)
+    else:
+        state = _state_bytes(optimizer, model)
+    name = "adam" if optimizer is None else "the given optimizer"
+    return Summary(root, totals, roles, state, name, depth)
+
+
+def _state_bytes(optimizer: Any, model: Any) -> int:
+    """The bytes of an optimizer's state, found without making it."""
+    try:
+        init = optimizer.init
+    except AttributeError:
+        raise StructureError(
+            explain_error(
+                "summary(optimizer=...)",
+                "this is no optimizer",
+                expected="an optax.GradientTransformation",
+                found=describe(optimizer),
+                fix="summary(model, optimizer=optax.adamw(1e-3))",
+            )
+        ) from None
+    leaves, _ = tree_flatten(_jax.eval_shape(init, params(model)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if is_array(leaf))
+
+
+def _insist_on_depth(depth: Any) -> None:
+    try:
+        fits = depth is None or operator.index(depth) >= 0
+    except TypeError:
+        fits = False
+    if not fits:
+        raise StructureError(
+            explain_error(
+                "summary(depth=...)",
+                "this is no depth",
+                expected="None, or how many levels to show: 0, 1, 2, ...",
+                found=repr(depth) if isinstance(depth, int) else describe(depth),
+            )
+        )
+
+
+def _class_message(cls: type) -> str:
+    return explain_error(
+        f"summary({cls.__name__})",
+        "a class has no leaves",
+        expected="a model, or an abstract one",
+        found="a class",
+        fix=f"eqx.filter_eval_shape({cls.__name__}, ...) makes an abstract instance; "
+        "annotax.audit looks at classes",
+    )
+
+
+# --- texts and plain data ------------------------------------------------------------
+
+
+def _total_text(name: str, total: Total) -> str:
+    if name == "other":
+        return f"{_count(total.leaves, 'leaf')} that {_is(total.leaves)} no array"
+    what = _count(total.elements, "element" if name == "buffers" else "parameter")
+    places = f" in {total.leaves:,} places" if total.leaves > total.arrays else ""
+    return f"{what} in {_count(total.arrays, 'array')}{places}, {bytes_text(total.bytes)}"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _count(count: int, noun: str) -> str:
+    plural = "leaves" if noun == "leaf" else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _row(level: int, node: Node) -> dict[str, Any]:
+    record = node.record
+    kind = "leaf" if record is not None else "module" if node.is_module else "container"
+    row = {
+        "path": node.path,
+        "kind": kind,
+        "level": level,
+        "class": node.cls or None,
+        "parameters": node.parameters,
+        "bytes": node.bytes,
+    }
+    if record is None:
+        return {**row, "fields": [field._asdict() for field in node.constants]}
+    return {
+        **row,
+        "role": None if record.role is None else record.role.name,
+        "kind_of_role": None if record.role is None else record.role.kind.name,
+        "trainable": record.trainable,
+        "origin": record.origin,
+        "frozen": record.frozen,
+        "enforced": record.enforced,
+        "dtype": None if record.dtype is None else str(record.dtype),
+        "shape": list(record.shape),
+        "axes": None if record.axes is None else list(record.axes),
+        "tags": sorted(record.tags),
+        "sharding": node.sharding,
+        "same_as": node.same_as,
+        "value": node.value or None,
+        "doc": record.doc,
+    }

@@ -1,0 +1,106 @@
+"""How figures, values and lines look in what annotax prints.
+
+Every report (a summary, an explanation, a difference) is a value that prints as its text
+and turns into plain data for JSON; `Report` says so once.
+"""
+
+from functools import lru_cache
+from typing import Any, cast
+
+import jax
+
+from ._compat import ARRAY_TYPES
+
+
+class Report:
+    """What annotax has found out, as text and as plain data.
+
+    `str()` and the prompt show the text; subclasses write it, and `to_dict`.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the text says, as data that `json.dumps` takes."""
+        raise NotImplementedError
+
+
+def count_text(count: int) -> str:
+    """A count in at most seven characters: exact below 100,000, then three digits."""
+    if count < 100_000:
+        return f"{count:,}"
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= 0.9995 * size:
+            return f"{_three_digits(count / size)} {unit}"
+    raise AssertionError(count)
+
+
+def bytes_text(size: int) -> str:
+    """A number of bytes in at most eight characters: `999 B`, `1.50 KiB`, `2.00 GiB`."""
+    if size < 1024:
+        return f"{size} B"
+    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 0.9995 * 1024**exponent:
+            return f"{_three_digits(size / 1024**exponent)} {unit}"
+    raise AssertionError(size)
+
+
+def _three_digits(value: float) -> str:
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def shorten(text: str, width: int) -> str:
+    """A text in one line of at most `width` characters, its tail cut off."""
+    if "\n" in text:
+        text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"[:width]
+
+
+def dtype_text(dtype: Any) -> str:
+    """A dtype as Equinox prints it: `f32`, `bf16`, `i8`, `key<fry>`."""
+    text = str(dtype)
+    pairs = (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("complex", "c"))
+    for long, short in (*pairs, ("int", "i")):
+        if text.startswith(long):
+            return short + text.removeprefix(long)
+    return text
+
+
+@lru_cache(maxsize=1024)
+def array_text(shape: tuple[int, ...], dtype: Any) -> str:
+    """What an array is, without its values: `f32[2,3]`."""
+    return f"{dtype_text(dtype)}[{','.join(map(str, shape))}]"
+
+
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
+def value_text(value: Any, width: int = 60) -> str:
+    """A value that is no array, in one line; an array without its values.
+
+    Never fails: a `repr` that raises, or runs on for ever, is somebody else's.
+    """
+    if type(value) in _PLAIN:  # nearly all there are
+        return shorten(repr(value), width)
+    if isinstance(value, ARRAY_TYPES):
+        return array_text(tuple(value.shape), value.dtype)
+    name = getattr(value, "__qualname__", None)
+    if callable(value) and isinstance(name, str):  # a repr with an address says nothing
+        return shorten(name, width)
+    try:
+        if _holds_arrays(value):
+            return f"{type(cast(object, value)).__name__} with arrays"
+        text = repr(value)
+    except Exception as error:
+        return f"<{type(cast(object, value)).__name__}: repr raised {type(error).__name__}>"
+    return shorten(text, width)
+
+
+def _holds_arrays(value: Any) -> bool:
+    leaves: list[Any] = jax.tree_util.tree_leaves(value)
+    return any(isinstance(leaf, ARRAY_TYPES) for leaf in leaves)
