@@ -9,7 +9,8 @@ import equinox as eqx
 
 from ._axes import Axes
 from ._errors import AnnotationError, explain_error
-from ._hint import Hint, hint_text
+from ._hint import Hint
+from ._hint_text import hint_text
 from ._role import BUFFER, HYPER, Role
 
 Origin = Literal["declared", "registered", "inferred", "undeclared"]

@@ -35,6 +35,7 @@ from ._compat import (
     pytree_leaf_hint,
 )
 from ._errors import AnnotationError
+from ._hint_text import hint_text
 from ._role import Role
 from ._scope import Scope
 from ._source import MISSING, UnresolvedError, evaluate, lookup, parse, refuse_typo
@@ -130,13 +131,6 @@ def _read_remark(text: str) -> Hint:
     if any(name in text for name in _ROLE_NAMES):
         raise AnnotationError(f"the annotation {text!r} is not Python")
     return Hint(text, text)
-
-
-def hint_text(annotation: Any) -> str:
-    """An annotation as a reader would write it; falls back on its repr."""
-    if isinstance(annotation, type) and get_origin(annotation) is None:
-        return getattr(annotation, "__name__", repr(annotation))
-    return repr(annotation).replace("typing.", "")
 
 
 # --- objects -------------------------------------------------------------------------
