@@ -137,21 +137,23 @@ def test_a_checked_instance_has_nothing_extra():
 
 LAYERS = [
     {"_errors", "_compat"},
-    {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper"},
-    {"_source", "_leaves", "_static"},
-    {"_hint"},
+    {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"},
+    {"_source", "_leaves", "_static", "_hint_text"},
+    {"_hint", "_held"},
     {"_field"},
     {"_registry", "_layout"},
-    {"_specs"},
-    {"_resolve", "_settle", "_register", "_traverse", "_variant"},
-    {"_view", "_edit"},
-    {"_records", "_selection"},
-    {"_select", "_labels"},
-    {"_flat"},
-    {"_split"},
+    {"_specs", "_locate", "_targets"},
+    {"_resolve", "_settle", "_register", "_traverse", "_variant", "_node", "_findings"},
+    {"_view", "_edit", "_rules", "_plain_rules"},
+    {"_records", "_selection", "_chain", "_compare"},
+    {"_select", "_labels", "_outline"},
+    {"_flat", "_table"},
+    {"_split", "_notebook", "_totals"},
     {"_grad", "_freeze", "_adopt", "_change", "_carry"},
+    {"_summary", "_explain", "_diff", "_audit"},
     {"_module", "_equinox_nn"},
     {"__init__"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

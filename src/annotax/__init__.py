@@ -7,23 +7,31 @@ model tell what is trained, what no gradient reaches and what is static. Start w
 
 from . import _equinox_nn as _equinox_nn  # registers them
 from ._adopt import adopt
+from ._audit import Audit, audit
 from ._carry import CarryReport, carry
 from ._change import inference_mode, replace
+from ._compare import Difference
+from ._diff import Diff, diff
 from ._errors import (
     AnnotationError,
     AnnotationWarning,
     AnnotaxError,
     FieldError,
+    GradientError,
     HyperError,
     SelectionError,
     StructureError,
+    TargetError,
 )
+from ._explain import Explanation, explain
 from ._field import FieldSpec, field
+from ._findings import Finding
 from ._flat import leaves, params, update
 from ._freeze import freeze, unfreeze
 from ._grad import grad, value_and_grad
 from ._labels import labels
 from ._leaves import Leaves
+from ._locate import Location
 from ._module import Module
 from ._records import Record, records
 from ._register import register
@@ -31,6 +39,7 @@ from ._role import Buffer, Hyper, Param, Role
 from ._select import at, by, by_path, by_role, by_tag, everything, trainable_filter
 from ._selection import Selection
 from ._split import Structure, merge, split
+from ._summary import Summary, summary
 
 __version__ = "0.1.0.dev0"
 
@@ -38,13 +47,20 @@ __all__ = [
     "AnnotationError",
     "AnnotationWarning",
     "AnnotaxError",
+    "Audit",
     "Buffer",
     "CarryReport",
+    "Diff",
+    "Difference",
+    "Explanation",
     "FieldError",
     "FieldSpec",
+    "Finding",
+    "GradientError",
     "Hyper",
     "HyperError",
     "Leaves",
+    "Location",
     "Module",
     "Param",
     "Record",
@@ -53,14 +69,19 @@ __all__ = [
     "SelectionError",
     "Structure",
     "StructureError",
+    "Summary",
+    "TargetError",
     "adopt",
     "at",
+    "audit",
     "by",
     "by_path",
     "by_role",
     "by_tag",
     "carry",
+    "diff",
     "everything",
+    "explain",
     "field",
     "freeze",
     "grad",
@@ -73,6 +94,7 @@ __all__ = [
     "register",
     "replace",
     "split",
+    "summary",
     "trainable_filter",
     "unfreeze",
     "update",

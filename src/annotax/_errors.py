@@ -41,6 +41,10 @@ class FieldError(AnnotaxError, TypeError):
     """A class has no field of that name."""
 
 
+class TargetError(AnnotaxError, TypeError, ValueError):
+    """What was given to be looked at is no package, module or class of modules."""
+
+
 class GradientError(AnnotaxError, ValueError):
     """Gradients flow where they must not, or do not flow where they must."""
 
@@ -101,9 +105,14 @@ def unknown_fields(owner: str, unknown: Sequence[str], known: Sequence[str]) -> 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A hint that names what comes nearest to `name`, or lists what there is."""
-    from difflib import get_close_matches  # only messages need it: a millisecond of import
-
-    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    near = nearest(name, known)
     if near:
         return f"did you mean {' or '.join(repr(text) for text in near)}?"
     return f"there is: {listing(known)}"
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The up to three that look most like `name`, if any does."""
+    from difflib import get_close_matches  # only messages need it: a millisecond of import
+
+    return get_close_matches(name, known, n=3, cutoff=0.6)

@@ -40,7 +40,7 @@ def html(summary: Any) -> str:
 
 
 class _Shown:
-    """A summary without its `_repr_html_`: treescope asks for that, too, and would ask us."""
+    """A summary without `_repr_html_`: treescope would ask for it, and so us again."""
 
     def __init__(self, summary: Any) -> None:
         self._summary = summary
@@ -129,7 +129,7 @@ class _Tree:
 
 
 def _can_be_shown(leaf: Any) -> bool:
-    """Whether a leaf is an array whose values are here: not abstract, deleted or elsewhere."""
+    """Whether the values of a leaf are here: it is not abstract, deleted or elsewhere."""
     if isinstance(leaf, np.ndarray):
         return True
     if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):

@@ -6,7 +6,7 @@ records are hung under the modules they stand in, each array counted once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -14,7 +14,7 @@ from ._compat import SharedNode
 from ._node import field_value
 from ._path import join, segments
 from ._records import Record, view_records
-from ._registry import registry
+from ._registry import class_of, registry
 from ._role import PARAM
 from ._static import Static
 from ._text import value_text
@@ -22,7 +22,7 @@ from ._view import View, modules_of
 
 
 class Constant(NamedTuple):
-    """A field of a module that holds no leaf: a static one, or one that is empty (`None`)."""
+    """A field of a module that holds no leaf: it is static, or empty (`None`)."""
 
     name: str
     value: str
@@ -79,7 +79,7 @@ def outline(seen: View) -> Node:
     for node in _in_order(seen):
         trunk.below(segments(node.path)).node = node
     root = trunk.grown("")
-    root.name = _class_name(type(seen.tree))
+    root.name = class_of(seen.tree).__name__
     root.cls = ""
     return root
 
@@ -118,7 +118,7 @@ def _module_nodes(seen: View) -> list[Node]:
     return [
         Node(
             entry.path,
-            cls=_class_name(entry.cls),
+            cls=registry.original(entry.cls).__name__,
             is_module=True,
             constants=tuple(constants[at]),
         )
@@ -138,7 +138,7 @@ def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
     """A leaf, its size counted unless the same array came before."""
     node = Node(record.path, record=record, leaf=leaf)
     if record.dtype is None:
-        node.cls = _class_name(type(leaf))
+        node.cls = class_of(leaf).__name__
         is_shared = isinstance(leaf, SharedNode)
         node.value = "taken out by eqx.nn.Shared" if is_shared else value_text(leaf)
         return node
@@ -156,17 +156,14 @@ def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
 
 def sharding_text(leaf: Any) -> str | None:
     """How an array is laid out over several devices; `None` if it is on one."""
-    sharding = getattr(leaf, "sharding", None)
-    if not isinstance(sharding, jax.sharding.Sharding) or len(sharding.device_set) == 1:
+    sharding: Any = getattr(leaf, "sharding", None)
+    is_one = isinstance(sharding, jax.sharding.Sharding)
+    if not is_one or len(cast(Any, sharding).device_set) == 1:
         return None
     spec = getattr(sharding, "spec", None)
     if spec is None:
         return type(sharding).__name__
     return f"P({', '.join(map(repr, spec))})"
-
-
-def _class_name(cls: type) -> str:
-    return registry.original(cls).__name__
 
 
 # --- how it nests --------------------------------------------------------------------

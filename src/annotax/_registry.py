@@ -116,3 +116,8 @@ class _Registry:
 
 
 registry = _Registry()
+
+
+def class_of(value: object) -> type[Any]:
+    """The class of a value; that of a variant's instance is the original."""
+    return registry.original(type(value))

@@ -17,12 +17,11 @@ import numpy as np
 
 from ._errors import AnnotationError, AnnotationWarning, explain_error
 from ._field import FieldSpec, is_hyper
-from ._hint import Hint, read_hint
+from ._hint import Hint
 from ._hyper import HyperConverter
 from ._registry import Declaration, registry
 from ._role import Role
-from ._scope import Scope, class_scope
-from ._specs import field_specs, lost_role_message
+from ._specs import field_specs, lost_role_message, read_late
 
 
 def settle(module: Any) -> None:
@@ -50,12 +49,10 @@ def settle(module: Any) -> None:
 
 def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:
     """Take late types into the specs of one class; returns those still without one."""
-    scope = class_scope(cls, declaration.specs)
     specs = dict(declaration.specs)
     unread: list[FieldSpec] = []
     for late in declaration.pending:
-        known = late.known
-        hint = read_hint(late.annotation, Scope(lambda k=known: (k, *scope.layers)))
+        hint = read_late(cls, late)
         spec = specs.get(late.name)
         role = declaration.abstract.get(late.name) if spec is None else spec.role
         if role is None:
@@ -64,7 +61,7 @@ def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:
             continue
         if hint.missing:
             unread += (
-                [spec] if role is None and not all(map(_is_known, hint.missing)) else []
+                [spec] if role is None and not all(map(is_known_type, hint.missing)) else []
             )
         else:
             axes = hint.axes if spec.axes is None else spec.axes
@@ -79,7 +76,7 @@ _TYPES: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-def _is_known(name: str) -> bool:
+def is_known_type(name: str) -> bool:
     """Whether a missing name is that of a type which everybody imports for checkers."""
     return any(name.rpartition(".")[2] in names for names in _TYPES)
 

@@ -23,7 +23,8 @@ from ._field import (
     options_of,
 )
 from ._hint import Hint, read_hint
-from ._registry import CONTENTS, Changes, registry
+from ._hint_text import hint_text
+from ._registry import CONTENTS, Changes, Pending, registry
 from ._role import HYPER, Role
 from ._scope import Scope, class_scope
 
@@ -152,12 +153,36 @@ def _declaring_class(cls: type, f: "dataclasses.Field[Any]") -> type:
     return cls
 
 
+def registered_at(cls: type, name: str) -> type | None:
+    """The class whose registration counts for a field of `cls`, if one does."""
+    found = [f for f in dataclasses.fields(cls) if f.name == name]
+    return _registered_at(cls, _declaring_class(cls, found[0]), name) if found else None
+
+
+def overridden(cls: type, name: str) -> list[tuple[type, str]]:
+    """The bases that annotate a field of `cls`, too, but do not count: nearest first."""
+    found = [base for base in cls.__mro__ if name in own_annotations(base)]
+    return [(base, _annotation_text(base, name)) for base in found[1:]]
+
+
+def _annotation_text(base: type, name: str) -> str:
+    declaration = registry.declarations.get(base)
+    if declaration is not None and name in declaration.specs:
+        return declaration.specs[name].text
+    annotation = own_annotations(base)[name]
+    return annotation if isinstance(annotation, str) else hint_text(annotation)
+
+
 def _registered_options(cls: type, owner: type, name: str) -> FieldOptions | None:
     """What the registration nearest to `cls` says of a field declared by `owner`."""
+    base = _registered_at(cls, owner, name)
+    return None if base is None else registry.registrations[base][name]
+
+
+def _registered_at(cls: type, owner: type, name: str) -> type | None:
     for base in cls.__mro__:
-        options = registry.registrations.get(base, {})
-        if name in options:
-            return options[name]
+        if name in registry.registrations.get(base, {}):
+            return base
         if base is owner:
             return None
     return None
@@ -229,6 +254,17 @@ def make_spec(  # noqa: PLR0917 -- the steps of reading a field, in their order
 def _users_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     reserved = (METADATA_KEY, "static", "converter")
     return MappingProxyType({k: v for k, v in metadata.items() if k not in reserved})
+
+
+def read_late(cls: type, late: Pending, more: Mapping[str, Any] | None = None) -> Hint:
+    """A pending annotation of `cls`, read with the names that exist by now.
+
+    `more` holds names that the file of the class does not know at run time.
+    """
+    scope = class_scope(cls, registry.declarations[cls].specs)
+    return read_hint(
+        late.annotation, Scope(lambda: (late.known, *scope.layers, more or {}))
+    )
 
 
 def lost_role_message(where: str, hint: Hint) -> str:

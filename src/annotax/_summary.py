@@ -7,20 +7,12 @@ from dataclasses import asdict, dataclass
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
-import jax
-
-from ._compat import tree_flatten
 from ._errors import StructureError, describe, explain_error
-from ._field import is_buffer
-from ._flat import params
-from ._layout import is_array
-from ._outline import Node, leaf_bytes, outline, walk
-from ._records import Record
+from ._outline import Node, outline, walk
 from ._table import Line, lines, marks, plain, rows
 from ._text import Report, bytes_text
+from ._totals import SHARES, Total, adam_bytes, state_bytes, total_text, totals
 from ._view import view
-
-_jax: Any = jax  # the types of its functions are partly unknown
 
 _STYLES = {
     "param": "green",
@@ -33,41 +25,6 @@ _STYLES = {
     "opaque": "dim",
 }
 """The colours of a terminal for the styles of a line."""
-
-
-@dataclass(slots=True)
-class Total:
-    """How much of a model is something: leaves, different arrays, elements and bytes.
-
-    An array that stands in several places is several leaves, and counts once.
-    """
-
-    leaves: int = 0
-    arrays: int = 0
-    elements: int = 0
-    bytes: int = 0
-
-    def add(self, node: Node, record: Record) -> None:
-        """Count one leaf."""
-        self.leaves += 1
-        if record.dtype is not None and node.same_as is None:
-            self.arrays += 1
-            self.elements += record.size
-            self.bytes += leaf_bytes(record)
-
-
-def _share(record: Record) -> str:
-    """What training does with a leaf."""
-    if record.dtype is None:
-        return "other"
-    if record.trainable:
-        return "trainable"
-    if is_buffer(record.role):
-        return "buffers"
-    return "frozen" if record.frozen else "untrained"
-
-
-_SHARES = ("trainable", "frozen", "buffers", "untrained", "other")
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,14 +71,13 @@ class Summary(Report):
         return [[piece] for piece in self._totals()]
 
     def _totals(self) -> list[tuple[str, str]]:
-        styles = dict(zip(_SHARES, ("param", "frozen", "buffer", "", "dim"), strict=True))
         found = [
-            (f"{name:<12}{_total_text(name, total)}", styles[name])
+            (f"{name:<12}{total_text(name, total)}", SHARES[name])
             for name, total in self.totals.items()
             if total.leaves or name == "trainable"
         ]
         derived = [
-            (f"  {name:<10}{_total_text(name, total)}", "")
+            (f"  {name:<10}{total_text(name, total)}", "")
             for name, total in self.roles.items()
             if name not in ("param", "buffer", "hyper", "opaque")
         ]
@@ -177,14 +133,14 @@ def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> S
         >>> import annotax as anx, equinox as eqx, jax
         >>> mlp = eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0))
         >>> anx.summary(anx.freeze(mlp, anx.by_path("layers.0.*")))
-                                                                          params   bytes
-        MLP use_bias=True, use_final_bias=True, in_size=2, out_size=1,…       33   132 B
-        ├ layers.0 Linear in_features=2, out_features=8, use_bias=True        24    96 B
-        │ ├ weight          param frozen  f32[8,2] out_features in_feat…      16    64 B
-        │ └ bias            param frozen  f32[8] out_features                  8    32 B
-        ├ layers.1 Linear in_features=8, out_features=1, use_bias=True         9    36 B
-        │ ├ weight          param         f32[1,8] out_features in_feat…       8    32 B
-        │ └ bias            param         f32[1] out_features                  1     4 B
+                                                                           params  bytes
+        MLP use_bias=True, use_final_bias=True, in_size=2, out_size=1, w…      33  132 B
+        ├ layers.0 Linear in_features=2, out_features=8, use_bias=True         24   96 B
+        │ ├ weight          param frozen  f32[8,2] out_features in_featu…      16   64 B
+        │ └ bias            param frozen  f32[8] out_features                   8   32 B
+        ├ layers.1 Linear in_features=8, out_features=1, use_bias=True          9   36 B
+        │ ├ weight          param         f32[1,8] out_features in_featu…       8   32 B
+        │ └ bias            param         f32[1] out_features                   1    4 B
         ├ activation        hyper !       relu
         └ final_activation  hyper !       <lambda>
         <BLANKLINE>
@@ -214,40 +170,11 @@ def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> S
     if isinstance(model, type):
         raise StructureError(_class_message(model))
     _insist_on_depth(depth)
-    seen = view(model)
-    root = outline(seen)
+    root = outline(view(model))
     leaves = [(node, node.record) for _, node in walk(root) if node.record is not None]
-    totals = {name: Total() for name in _SHARES}
-    roles: dict[str, Total] = {}
-    for node, record in leaves:
-        role = "opaque" if record.role is None else record.role.name
-        totals[_share(record)].add(node, record)
-        roles.setdefault(role, Total()).add(node, record)
-    if optimizer is None:
-        # Twice the array, also of one that stands in two places: it is trained in both.
-        state = 4 + sum(2 * leaf_bytes(record) for _, record in leaves if record.trainable)
-    else:
-        state = _state_bytes(optimizer, model)
     name = "adam" if optimizer is None else "the given optimizer"
-    return Summary(root, totals, roles, state, name, depth)
-
-
-def _state_bytes(optimizer: Any, model: Any) -> int:
-    """The bytes of an optimizer's state, found without making it."""
-    try:
-        init = optimizer.init
-    except AttributeError:
-        raise StructureError(
-            explain_error(
-                "summary(optimizer=...)",
-                "this is no optimizer",
-                expected="an optax.GradientTransformation",
-                found=describe(optimizer),
-                fix="summary(model, optimizer=optax.adamw(1e-3))",
-            )
-        ) from None
-    leaves, _ = tree_flatten(_jax.eval_shape(init, params(model)))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if is_array(leaf))
+    state = adam_bytes(leaves) if optimizer is None else state_bytes(optimizer, model)
+    return Summary(root, *totals(leaves), state, name, depth)
 
 
 def _insist_on_depth(depth: Any) -> None:
@@ -278,23 +205,6 @@ def _class_message(cls: type) -> str:
 
 
 # --- texts and plain data ------------------------------------------------------------
-
-
-def _total_text(name: str, total: Total) -> str:
-    if name == "other":
-        return f"{_count(total.leaves, 'leaf')} that {_is(total.leaves)} no array"
-    what = _count(total.elements, "element" if name == "buffers" else "parameter")
-    places = f" in {total.leaves:,} places" if total.leaves > total.arrays else ""
-    return f"{what} in {_count(total.arrays, 'array')}{places}, {bytes_text(total.bytes)}"
-
-
-def _is(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
-def _count(count: int, noun: str) -> str:
-    plural = "leaves" if noun == "leaf" else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _row(level: int, node: Node) -> dict[str, Any]:

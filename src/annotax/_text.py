@@ -38,6 +38,16 @@ def count_text(count: int) -> str:
     raise AssertionError(count)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: `1 leaf`, `2 leaves`, `3 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = (
+        "leaves" if noun == "leaf" else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    )
+    return f"{count:,} {plural}"
+
+
 def bytes_text(size: int) -> str:
     """A number of bytes in at most eight characters: `999 B`, `1.50 KiB`, `2.00 GiB`."""
     if size < 1024:

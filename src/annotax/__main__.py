@@ -1,0 +1,168 @@
+"""The command line: `annotax summary pkg.mod:make_model`, `annotax audit pkg`.
+
+Exit status: 0 if all is well, 1 if an audit found something, 2 if the command could not be
+carried out; then one line on the standard error says why, and what to do.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import equinox as eqx
+import jax
+
+from ._audit import audit
+from ._errors import AnnotaxError, nearest
+from ._summary import summary
+from ._text import Report, shorten
+
+_eqx: Any = eqx  # the types of its filtered transformations are partly unknown
+
+
+class CommandError(Exception):
+    """What keeps a command from being carried out, and the fix: one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message}; {self.prog} --help tells what there is")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="annotax", description="Look into models and packages.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    table = commands.add_parser("summary", help="what is in a model")
+    table.add_argument(
+        "target",
+        metavar="PKG.MOD:CALLABLE",
+        help="a function or class that makes the model when it is called without "
+        "arguments (one that is called `key` is given), or the model itself",
+    )
+    table.add_argument("--depth", type=int, help="how many levels to show")
+    table.add_argument(
+        "--abstract",
+        action="store_true",
+        help="trace the callable instead of running it: shapes only, no memory",
+    )
+    check = commands.add_parser("audit", help="what is wrong in the classes of a package")
+    check.add_argument("target", metavar="PKG", nargs="+", help="a package or module")
+    check.add_argument(
+        "--ignore", metavar="CODE", action="append", default=[], help="ANX006, say"
+    )
+    for command in (table, check):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    **Arguments:** `arguments` are those behind the program's name, or `None` for
+    `sys.argv`'s.
+
+    **Returns:** the exit status.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        if os.getcwd() not in sys.path:  # as `python -m` does, for the script
+            sys.path.insert(0, os.getcwd())
+        run = _summary if options.command == "summary" else _audit
+        return run(options)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AnnotaxError, CommandError) as error:
+        print(f"annotax: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+
+
+def _summary(options: argparse.Namespace) -> int:
+    found = summary(_model(options.target, options.abstract), depth=options.depth)
+    if options.json:
+        _print_json(found)
+    else:
+        found.show()
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    found = audit(options.target, ignore=options.ignore)
+    if options.json:
+        _print_json(found)
+    else:
+        print(found)
+    return 0 if found.ok else 1
+
+
+def _print_json(report: Report) -> None:
+    print(json.dumps(report.to_dict(), indent=2))
+
+
+def _one_line(message: str) -> str:
+    """A message in one line: what is wrong, what was found, and the fix."""
+    lines = [line.strip() for line in message.splitlines()]
+    return "; ".join(" ".join(line.split()) for line in lines if line)
+
+
+# --- finding the model ---------------------------------------------------------------
+
+
+def _model(target: str, abstract: bool) -> Any:
+    module_name, colon, name = target.partition(":")
+    if not (colon and name and module_name):
+        raise CommandError(
+            f"{target!r} names no callable; write it as package.module:callable"
+        )
+    found: Any = _import(module_name)
+    for step in name.split("."):
+        found = _attribute(found, step, target)
+    if isinstance(found, eqx.Module) or not callable(found):
+        return found
+    try:
+        given = {"key": jax.random.key(0)} if _needs_key(found) else {}
+        return _eqx.filter_eval_shape(found, **given) if abstract else found(**given)
+    except Exception as error:
+        raise CommandError(
+            f"{target} raised {type(error).__name__}: {shorten(str(error), 200)}; "
+            "it must make the model when it is called without arguments"
+        ) from error
+
+
+def _needs_key(make: Any) -> bool:
+    """Whether a callable takes a random key, as models in Equinox do, and nothing else."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return [p.name for p in parameters if p.default is p.empty] == ["key"]
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise CommandError(
+            f"cannot import {name!r}: {type(error).__name__}: {shorten(str(error), 200)}; "
+            "give a module that can be imported from here"
+        ) from error
+
+
+def _attribute(owner: Any, name: str, target: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        known = [other for other in dir(owner) if not other.startswith("_")]
+        near = nearest(name, known)
+        hint = f"did you mean {near[0]!r}?" if near else "look at what the module defines"
+        raise CommandError(f"{target}: there is no {name!r}; {hint}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
