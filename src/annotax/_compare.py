@@ -12,7 +12,7 @@ import jax
 
 from ._compat import instance_dict, node_data, one_level, tree_flatten
 from ._layout import is_array
-from ._leaves import Leaves
+from ._leaves import LeafKey, Leaves
 from ._node import below, is_module
 from ._path import join
 from ._registry import Changes, class_of
@@ -98,7 +98,7 @@ def _arrays(one: Any, other: Any, path: str) -> Iterator[Difference]:
     if weak != other_weak:
         kinds = (
             "weakly typed" if weak else "strongly",
-            "weakly typed" if other_weak else "strongly",
+            "weakly typed" if other_weak else "strongly typed",
         )
         note = "a Python number made it: jnp.asarray(x, dtype) makes it strong"
         yield Difference(path, "weak type", *kinds, note)
@@ -130,7 +130,10 @@ def _modules(one: object, other: object, path: str) -> Iterator[Difference]:
         value, other_value = (_stored(module, mine.name) for module in (one, other))
         if mine.static and theirs.static:
             yield from _statics(value, other_value, step)
-        elif not (mine.static or theirs.static):
+        elif mine.static or theirs.static:
+            words = ("static", "a leaf")[:: 1 if mine.static else -1]
+            yield Difference(step, "static", words[0], words[1])
+        else:
             yield from compare(value, other_value, step)
 
 
@@ -157,7 +160,8 @@ def _statics(one: Any, other: Any, path: str) -> Iterator[Difference]:
     plain, other_plain = (x.value if type(x) is Static else x for x in (one, other))
     inside: list[Difference] = []
     if is_module(plain) and is_module(other_plain):
-        inside = list(compare(plain, other_plain, path))
+        found = compare(plain, other_plain, path)
+        inside = [difference._replace(kind="static") for difference in found]
     if inside:
         yield from inside
         return
@@ -234,15 +238,19 @@ def _static_data(one: Any, other: Any, path: str) -> Iterator[Difference]:
 def _keys(one: Leaves, other: Leaves, path: str) -> Iterator[Difference]:
     """What `Leaves` know of their leaves apart from the values."""
     known = {key.path: key for key in other.static.keys}
-    for mine in one.static.keys:
-        theirs = known[mine.path]
-        for name, old, new in zip(mine._fields, mine, theirs, strict=True):
-            if old != new:
-                words = (f"{name} {_key_text(old)}", f"{name} {_key_text(new)}")
-                yield Difference(join(path, mine.path), "key", *words)
+    for key in one.static.keys:
+        yield from compare_keys(key, known[key.path], path)
     if list(one) != list(other):
         words = (shorten(", ".join(leaves), 60) for leaves in (one, other))
         yield Difference(path, "order", *words)
+
+
+def compare_keys(one: LeafKey, other: LeafKey, path: str) -> Iterator[Difference]:
+    """What is known of a leaf of `Leaves` on either side."""
+    for name, old, new in zip(one._fields, one, other, strict=True):
+        if old != new:
+            words = (f"{name} {_key_text(old)}", f"{name} {_key_text(new)}")
+            yield Difference(join(path, one.path), "key", *words)
 
 
 def _key_text(fact: Any) -> str:

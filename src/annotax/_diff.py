@@ -4,16 +4,17 @@ Whether there is any difference is decided by what JAX compares: the structures,
 each leaf the shape, the dtype and the weak type. Where it is, `_compare` tells.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from ._compare import UNKNOWN, Difference, compare, equal
+from ._compare import UNKNOWN, Difference, compare, compare_keys, equal
 from ._compat import tree_flatten
 from ._errors import StructureError, describe, explain_error
-from ._leaves import Leaves
+from ._leaves import LeafKey
 from ._split import Structure
 from ._static import Opaque
 from ._text import Report, counted
@@ -65,11 +66,8 @@ class Diff(Report):
         )
 
     def __str__(self) -> str:
-        count = len(self)
-        if not count:
-            return f"No difference. {self.consequence}"
-        head = f"{counted(count, 'difference')}. {self.consequence}"
-        return "\n".join([head, *map(_line, self.differences)])
+        head = counted(len(self), "difference") if self else "no difference"
+        return "\n".join([head, *map(_line, self), textwrap.fill(self.consequence, 80)])
 
     def to_dict(self) -> dict[str, Any]:
         """The same as data that `json.dumps` takes."""
@@ -99,9 +97,11 @@ def diff(a: Any, b: Any) -> Diff:
         ...     weight: anx.Param[Float[Array, "m n"]]
         ...     rate: anx.Hyper[float] = 0.1
         >>> print(anx.diff(Layer(jnp.ones((2, 3))), Layer(jnp.ones((2, 4)), rate=0.5)))
-        2 differences. The structures differ: jax.jit compiles anew, ...
+        2 differences
           weight: shape: f32[2,3] → f32[2,4]
           rate: static: 0.1 → 0.5
+        The structures differ: jax.jit compiles anew, and jax.tree.map, and optax with
+        it, refuses the two together.
         >>> bool(anx.diff(Layer(jnp.ones((2, 3))), Layer(jnp.zeros((2, 3)))))
         False
 
@@ -116,13 +116,13 @@ def diff(a: Any, b: Any) -> Diff:
     whose nodes cannot be made without their leaves.
     """
     one, other = _readable(a), _readable(b)
-    keys = tuple(_structure_keys(a, b))
-    if _agree(one, other):
-        return Diff(keys)
-    found = (*compare(one, other, ""), *keys)
-    if not found:
-        note = "JAX finds the structures unequal; what is in them looks the same"
-        found = (Difference("", "static data", describe(one), describe(other), note),)
+    found = tuple(_structures(a, b))
+    if not _agree(one, other):
+        found = (*compare(one, other, ""), *found)
+        if not found:
+            note = "JAX finds the structures unequal; what is in them looks the same"
+            words = (describe(one), describe(other))
+            found = (Difference("", "static data", *words, note),)
     return Diff(found)
 
 
@@ -159,9 +159,19 @@ def _agree(one: Any, other: Any) -> bool:
     return not any(any(compare(*pair, "")) for pair in zip(leaves, others, strict=True))
 
 
-def _structure_keys(a: Any, b: Any) -> Iterator[Difference]:
-    """Differences between the keys of the `Leaves` that belong to two `Structure`s."""
-    if isinstance(a, Structure) and isinstance(b, Structure):
-        for mine, theirs in zip(a.keys, b.keys, strict=False):
-            one, other = (Leaves(k, [UNKNOWN] * len(k.keys)) for k in (mine, theirs))
-            yield from compare(one, other, "")
+def _structures(a: Any, b: Any) -> Iterator[Difference]:
+    """Where two `Structure`s expect other `Leaves`."""
+    if not (isinstance(a, Structure) and isinstance(b, Structure)):
+        return
+    if len(a.keys) != len(b.keys):
+        yield Difference("", "key", *(f"{len(x.keys)} Leaves" for x in (a, b)))
+    one, other = ({k.path: (at, k) for at, k in _placed(x)} for x in (a, b))
+    for path in one.keys() & other.keys():
+        (at, key), (other_at, other_key) = one[path], other[path]
+        if at != other_at:
+            yield Difference(path, "key", f"in Leaves {at}", f"in Leaves {other_at}")
+        yield from compare_keys(key, other_key, "")
+
+
+def _placed(structure: Structure) -> Iterator[tuple[int, LeafKey]]:
+    return ((at, key) for at, keys in enumerate(structure.keys) for key in keys.keys)
