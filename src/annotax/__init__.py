@@ -5,13 +5,13 @@ model tell what is trained, what no gradient reaches and what is static. Start w
 `Module`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import _equinox_nn as _equinox_nn  # registers them
 from ._adopt import adopt
-from ._audit import Audit, audit
 from ._carry import CarryReport, carry
 from ._change import inference_mode, replace
-from ._compare import Difference
-from ._diff import Diff, diff
 from ._errors import (
     AnnotationError,
     AnnotationWarning,
@@ -23,15 +23,12 @@ from ._errors import (
     StructureError,
     TargetError,
 )
-from ._explain import Explanation, explain
 from ._field import FieldSpec, field
-from ._findings import Finding
 from ._flat import leaves, params, update
 from ._freeze import freeze, unfreeze
 from ._grad import grad, value_and_grad
 from ._labels import labels
 from ._leaves import Leaves
-from ._locate import Location
 from ._module import Module
 from ._records import Record, records
 from ._register import register
@@ -39,7 +36,15 @@ from ._role import Buffer, Hyper, Param, Role
 from ._select import at, by, by_path, by_role, by_tag, everything, trainable_filter
 from ._selection import Selection
 from ._split import Structure, merge, split
-from ._summary import Summary, summary
+
+if TYPE_CHECKING:
+    from ._audit import Audit, audit
+    from ._compare import Difference
+    from ._diff import Diff, diff
+    from ._explain import Explanation, explain
+    from ._findings import Finding
+    from ._locate import Location
+    from ._summary import Summary, summary
 
 __version__ = "0.1.0.dev0"
 
@@ -100,3 +105,30 @@ __all__ = [
     "update",
     "value_and_grad",
 ]
+
+_ON_DEMAND = {
+    "Audit": "_audit",
+    "audit": "_audit",
+    "Difference": "_compare",
+    "Diff": "_diff",
+    "diff": "_diff",
+    "Explanation": "_explain",
+    "explain": "_explain",
+    "Finding": "_findings",
+    "Location": "_locate",
+    "Summary": "_summary",
+    "summary": "_summary",
+}
+"""The module of each name for looking into models. They are as much to import as all the
+rest, and a training script that never prints a summary should not wait for them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

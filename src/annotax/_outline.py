@@ -6,7 +6,7 @@ records are hung under the modules they stand in, each array counted once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 
@@ -54,13 +54,11 @@ class Node:
     """The earlier path of the same array."""
     sharding: str | None = None
     children: list["Node"] = field(default_factory=list["Node"])
+    elements: int = 0
+    own_bytes: int = 0
+    """The size of an array, wherever it counts."""
     parameters: int = 0
     bytes: int = 0
-
-
-def leaf_bytes(record: Record) -> int:
-    """The bytes of one array; 0 for any other leaf."""
-    return record.size * record.dtype.itemsize if record.size else 0
 
 
 def walk(
@@ -142,28 +140,29 @@ def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
         is_shared = isinstance(leaf, SharedNode)
         node.value = "taken out by eqx.nn.Shared" if is_shared else value_text(leaf)
         return node
+    node.elements = record.size
+    node.own_bytes = node.elements * record.dtype.itemsize
     # Two equal stand-ins may be one object and yet mean two arrays.
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
+    if type(leaf) is not jax.ShapeDtypeStruct:
         first = known.setdefault(id(leaf), record.path)
         node.same_as = None if first == record.path else first
     node.sharding = sharding_text(leaf)
     if node.same_as is None:
-        node.bytes = leaf_bytes(record)
-        if record.role is not None and record.role.kind is PARAM:
-            node.parameters = record.size
+        node.bytes = node.own_bytes
+        is_param = record.role is not None and record.role.kind is PARAM
+        node.parameters = node.elements if is_param else 0
     return node
 
 
 def sharding_text(leaf: Any) -> str | None:
     """How an array is laid out over several devices; `None` if it is on one."""
     sharding: Any = getattr(leaf, "sharding", None)
-    is_one = isinstance(sharding, jax.sharding.Sharding)
-    if not is_one or len(cast(Any, sharding).device_set) == 1:
+    if sharding is None or type(sharding) is jax.sharding.SingleDeviceSharding:
+        return None
+    if len(sharding.device_set) == 1:
         return None
     spec = getattr(sharding, "spec", None)
-    if spec is None:
-        return type(sharding).__name__
-    return f"P({', '.join(map(repr, spec))})"
+    return type(sharding).__name__ if spec is None else f"P({', '.join(map(repr, spec))})"
 
 
 # --- how it nests --------------------------------------------------------------------

@@ -128,7 +128,13 @@ class _Rows:
         return folded
 
     def _goes_on(self, before: Node, after: Node) -> bool:
-        return _is_next(before.name, after.name) and self._look(before) == self._look(after)
+        # Cheap first: most neighbours differ in size, or are not numbered.
+        return (
+            before.bytes == after.bytes
+            and before.parameters == after.parameters
+            and _is_next(before.name, after.name)
+            and self._look(before) == self._look(after)
+        )
 
     def _look(self, node: Node) -> int:
         """A number that is the same for nodes that look the same but for their name."""

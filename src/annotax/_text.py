@@ -71,6 +71,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"[:width]
 
 
+@lru_cache(maxsize=256)
 def dtype_text(dtype: Any) -> str:
     """A dtype as Equinox prints it: `f32`, `bf16`, `i8`, `key<fry>`."""
     text = str(dtype)

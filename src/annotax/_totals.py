@@ -11,7 +11,7 @@ from ._errors import StructureError, describe, explain_error
 from ._field import is_buffer
 from ._flat import params
 from ._layout import is_array
-from ._outline import Node, leaf_bytes
+from ._outline import Node
 from ._records import Record
 from ._text import bytes_text, counted
 
@@ -35,8 +35,8 @@ class Total:
         self.leaves += 1
         if record.dtype is not None and node.same_as is None:
             self.arrays += 1
-            self.elements += record.size
-            self.bytes += leaf_bytes(record)
+            self.elements += node.elements
+            self.bytes += node.own_bytes
 
 
 def _share(record: Record) -> str:
@@ -79,7 +79,7 @@ def adam_bytes(leaves: Iterable[Leaf]) -> int:
 
     An array that stands in two places is trained in both.
     """
-    return 4 + sum(2 * leaf_bytes(record) for _, record in leaves if record.trainable)
+    return 4 + sum(2 * node.own_bytes for node, record in leaves if record.trainable)
 
 
 def state_bytes(optimizer: Any, model: Any) -> int:
