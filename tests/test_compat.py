@@ -216,6 +216,29 @@ def test_importing_annotax_imports_no_extra_and_no_beartype():
     )
 
 
+def test_what_looks_into_models_is_imported_on_demand():
+    code = """
+        import sys, annotax
+        before = set(sys.modules)
+        annotax.diff({}, {})
+        after = sorted(n for n in set(sys.modules) - before if n.startswith("annotax"))
+        print(after, "summary" in dir(annotax))
+        exec("from annotax import *")
+        print(all(name in globals() for name in annotax.__all__))
+        try:
+            annotax.sumary
+        except AttributeError as error:
+            print(error)
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == [
+        "['annotax._compare', 'annotax._diff', 'annotax._text'] True",
+        "True",
+        "module 'annotax' has no attribute 'sumary'",
+    ]
+
+
 def test_every_public_name_is_documented():
     for name in annotax.__all__:
         thing = getattr(annotax, name)

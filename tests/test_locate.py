@@ -229,3 +229,10 @@ def test_the_text_of_a_place(tmp_path, monkeypatch):
     assert below.short == "layers.py:3"
     beside = Location(str(tmp_path.parent / "layers.py"), 3)
     assert str(beside) == f"{tmp_path.parent / 'layers.py'}:3"
+
+
+def test_a_place_in_a_library_is_told_from_the_library_on(monkeypatch, tmp_path):
+    library = tmp_path / "lib" / "site-packages" / "equinox" / "nn" / "_linear.py"
+    assert str(Location(str(library), 16)) == "equinox/nn/_linear.py:16"
+    monkeypatch.chdir(tmp_path)
+    assert str(Location(str(tmp_path / "models" / "net.py"), 3)) == "models/net.py:3"

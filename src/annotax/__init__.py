@@ -123,11 +123,15 @@ _ON_DEMAND = {
 rest, and a training script that never prints a summary should not wait for them."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
-    return found
+if not TYPE_CHECKING:  # or checkers would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(
+            import_module(f".{_ON_DEMAND[name]}", __name__), name
+        )
+        return found
 
 
 def __dir__() -> list[str]:

@@ -113,7 +113,10 @@ def _module_file(cls: type) -> str | None:
 
 
 def _near(file: str) -> str:
-    """A path relative to the current directory if it lies below it."""
+    """A path as its reader would tell it: from the current directory, or the library's."""
+    _, installed, inside = file.replace(os.sep, "/").rpartition("/site-packages/")
+    if installed:
+        return inside
     try:
         relative = os.path.relpath(file)
     except (OSError, ValueError):  # another drive; a directory that was removed
