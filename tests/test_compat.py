@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
+from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, PyTree
 
 import annotax
@@ -138,19 +139,19 @@ def test_a_checked_instance_has_nothing_extra():
 LAYERS = [
     {"_errors", "_compat"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"},
-    {"_source", "_leaves", "_static", "_hint_text"},
-    {"_hint", "_held"},
+    {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"},
+    {"_hint", "_held", "_derivatives"},
     {"_field"},
     {"_registry", "_layout"},
-    {"_specs", "_locate", "_targets"},
+    {"_specs", "_locate", "_targets", "_leaf_diff"},
     {"_resolve", "_settle", "_register", "_traverse", "_variant", "_node", "_findings"},
     {"_view", "_edit", "_rules", "_plain_rules"},
-    {"_records", "_selection", "_chain", "_compare"},
-    {"_select", "_labels", "_outline"},
+    {"_records", "_selection", "_chain", "_compare", "_gradient_paths"},
+    {"_select", "_labels", "_outline", "_outcome"},
     {"_flat", "_table"},
-    {"_split", "_notebook", "_totals"},
+    {"_split", "_fit", "_notebook", "_totals"},
     {"_grad", "_freeze", "_adopt", "_change", "_carry"},
-    {"_summary", "_explain", "_diff", "_audit"},
+    {"_summary", "_explain", "_diff", "_gradient_report", "_audit"},
     {"_module", "_equinox_nn"},
     {"__init__"},
     {"__main__"},
@@ -206,6 +207,7 @@ def test_files_and_functions_stay_small():
 def test_importing_annotax_imports_no_extra_and_no_beartype():
     code = """
         import sys, annotax
+        str(annotax.summary({}))
         unwanted = "rich treescope safetensors orbax sklearn matplotlib beartype flax"
         print([name for name in unwanted.split() if name in sys.modules])
     """
@@ -221,8 +223,8 @@ def test_what_looks_into_models_is_imported_on_demand():
         import sys, annotax
         before = set(sys.modules)
         annotax.diff({}, {})
-        after = sorted(n for n in set(sys.modules) - before if n.startswith("annotax"))
-        print(after, "summary" in dir(annotax))
+        new = sorted(n for n in set(sys.modules) - before if n.startswith("annotax."))
+        print([name.removeprefix("annotax.") for name in new], "summary" in dir(annotax))
         exec("from annotax import *")
         print(all(name in globals() for name in annotax.__all__))
         try:
@@ -233,7 +235,7 @@ def test_what_looks_into_models_is_imported_on_demand():
     run = [sys.executable, "-c", textwrap.dedent(code)]
     printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == [
-        "['annotax._compare', 'annotax._diff', 'annotax._text'] True",
+        "['_compare', '_diff', '_leaf_diff', '_text'] True",
         "True",
         "module 'annotax' has no attribute 'sumary'",
     ]
@@ -246,3 +248,72 @@ def test_every_public_name_is_documented():
             assert thing.__doc__, name
             if inspect.isfunction(thing):
                 assert ">>>" in thing.__doc__, name
+
+
+# --- traced programs -----------------------------------------------------------------
+
+
+def equation_names(fun):
+    return [equation.primitive.name for equation in jax.make_jaxpr(fun)(1.0).jaxpr.eqns]
+
+
+def test_the_names_of_the_primitives_that_carry_a_rule():
+    forward, backward = jax.custom_jvp(jnp.sin), jax.custom_vjp(jnp.sin)
+    forward.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
+    backward.defvjp(lambda x: (x, None), lambda _, ct: (ct,))
+    assert [_compat.CUSTOM_RULES[x] for x in equation_names(forward)] == ["custom_jvp"]
+    assert [_compat.CUSTOM_RULES[x] for x in equation_names(backward)] == ["custom_vjp"]
+    assert equation_names(jax.lax.stop_gradient) == ["stop_gradient"]
+    loops = [lambda x: jax.lax.map(jnp.sin, jnp.ones(3) * x)]
+    loops += [lambda x: jax.lax.while_loop(lambda y: y < 0, lambda y: y, x)]
+    loops += [lambda x: jax.lax.cond(x > 0, lambda: x, lambda: -x)]
+    assert [equation_names(loop)[-1] for loop in loops] == ["scan", "while", "cond"]
+
+
+def test_an_equation_is_a_function_of_its_variables():
+    def program(x, y):
+        return jax.lax.sort((x * x, y * 2.0))[1]
+
+    traced = jax.make_jaxpr(program)(jnp.ones(2), jnp.array([4.0, 3.0])).jaxpr
+    jaxpr, _ = partial_eval.dce_jaxpr(traced, [True])
+    square, double, order = jaxpr.eqns
+    taken, given, function = _compat.equation_function(jaxpr, square)
+    assert taken == [jaxpr.invars[0]]
+    assert given == square.outvars
+    assert function(jnp.array([2.0, 3.0]))[0].tolist() == [4.0, 9.0]
+    taken, _, function = _compat.equation_function(jaxpr, double)
+    assert taken == [jaxpr.invars[1]]
+    taken, given, function = _compat.equation_function(jaxpr, order)
+    assert given == [v for v in order.outvars if not _compat.is_dropped(v)]
+    assert [_compat.is_dropped(v) for v in order.outvars] == [
+        str(v) == "_" for v in order.outvars
+    ]
+    result = function(jnp.array([2.0, 1.0]), jnp.array([4.0, 3.0]))
+    assert result[-1].tolist() == [3.0, 4.0]
+
+
+def test_variables_of_mutable_arrays():
+    make: Any = getattr(jax, "new_ref", None) or jax._src.core.mutable_array
+    program = jax.make_jaxpr(lambda x: make(x)[...])(1.0).jaxpr
+    assert [list(map(_compat.is_ref, eqn.outvars)) for eqn in program.eqns] == [
+        [True],
+        [False],
+    ]
+
+
+def test_where_an_equation_was_written():
+    def program(x):
+        return jnp.sin(x)
+
+    equation = jax.make_jaxpr(lambda x: eqx.filter_jit(program)(x))(1.0).jaxpr.eqns[0]
+    inner = equation.params["jaxpr"].jaxpr.eqns[0]
+    line = program.__code__.co_firstlineno + 1
+    assert _compat.equation_location(inner) == f"test_compat.py:{line}"
+    assert _compat.equation_location(object()) is None
+
+    class Model(annotax.Module):
+        x: annotax.Buffer[Any]
+
+    stop = jax.make_jaxpr(lambda x: Model(x).x)(1.0).jaxpr.eqns[0]
+    line = inspect.currentframe().f_lineno - 1
+    assert _compat.equation_location(stop) == f"test_compat.py:{line}"

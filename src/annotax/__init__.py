@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ._diff import Diff, diff
     from ._explain import Explanation, explain
     from ._findings import Finding
+    from ._gradient_report import gradient_report
+    from ._gradient_verdict import GradientReport
     from ._locate import Location
     from ._summary import Summary, summary
 
@@ -62,6 +64,7 @@ __all__ = [
     "FieldSpec",
     "Finding",
     "GradientError",
+    "GradientReport",
     "Hyper",
     "HyperError",
     "Leaves",
@@ -90,6 +93,7 @@ __all__ = [
     "field",
     "freeze",
     "grad",
+    "gradient_report",
     "inference_mode",
     "labels",
     "leaves",
@@ -115,6 +119,8 @@ _ON_DEMAND = {
     "Explanation": "_explain",
     "explain": "_explain",
     "Finding": "_findings",
+    "GradientReport": "_gradient_verdict",
+    "gradient_report": "_gradient_report",
     "Location": "_locate",
     "Summary": "_summary",
     "summary": "_summary",

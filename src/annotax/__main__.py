@@ -5,8 +5,10 @@ carried out; then one line on the standard error says why, and what to do.
 """
 
 import argparse
+import codecs
 import importlib
 import inspect
+import io
 import json
 import os
 import sys
@@ -69,18 +71,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     **Returns:** the exit status.
     """
+    _replace_what_cannot_be_shown()
     try:
         options = _parser().parse_args(arguments)
         if os.getcwd() not in sys.path:  # as `python -m` does, for the script
             sys.path.insert(0, os.getcwd())
         run = _summary if options.command == "summary" else _audit
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:  # whoever reads has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (AnnotaxError, CommandError) as error:
         print(f"annotax: {_one_line(str(error))}", file=sys.stderr)
         return 2
+    return status
+
+
+_ALIKE = {"│": "|", "├": "|", "└": "`", "…": ".", "×": "x", "–": "-"}
+"""What stands for the characters of a table where the output cannot show them."""
+
+
+def _replace_what_cannot_be_shown() -> None:
+    def alike(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        lost = error.object[error.start : error.end]
+        return "".join(_ALIKE.get(character, "?") for character in lost), error.end
+
+    output: Any = sys.stdout
+    if isinstance(output, io.TextIOWrapper):
+        codecs.register_error("annotax.alike", alike)
+        output.reconfigure(errors="annotax.alike")
 
 
 def _summary(options: argparse.Namespace) -> int:
@@ -88,7 +110,10 @@ def _summary(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found)
     else:
-        found.show()
+        try:
+            found.show()
+        except SystemExit as error:  # rich leaves so when a pipe is closed
+            raise BrokenPipeError from error
     return 0
 
 
@@ -107,8 +132,9 @@ def _print_json(report: Report) -> None:
 
 def _one_line(message: str) -> str:
     """A message in one line: what is wrong, what was found, and the fix."""
-    lines = [line.strip() for line in message.splitlines()]
-    return "; ".join(" ".join(line.split()) for line in lines if line)
+    wrapped = f"\n{' ' * 12}"  # how a detail goes on in its next line
+    lines = message.replace(wrapped, " ").splitlines()
+    return "; ".join(" ".join(line.split()) for line in lines if line.strip())
 
 
 # --- finding the model ---------------------------------------------------------------
@@ -128,7 +154,7 @@ def _model(target: str, abstract: bool) -> Any:
     try:
         given = {"key": jax.random.key(0)} if _needs_key(found) else {}
         return _eqx.filter_eval_shape(found, **given) if abstract else found(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(
             f"{target} raised {type(error).__name__}: {shorten(str(error), 200)}; "
             "it must make the model when it is called without arguments"
@@ -141,13 +167,15 @@ def _needs_key(make: Any) -> bool:
         parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):
         return False
-    return [p.name for p in parameters if p.default is p.empty] == ["key"]
+    needed = [p for p in parameters if p.default is p.empty]
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in needed if p.kind not in collecting] == ["key"]
 
 
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(
             f"cannot import {name!r}: {type(error).__name__}: {shorten(str(error), 200)}; "
             "give a module that can be imported from here"

@@ -4,8 +4,9 @@ Stands apart from `_explain`, which draws the conclusions: here the tree is foll
 the classes on the way are asked through their field specs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 from ._errors import FieldError, describe, explain_error, listing, nearest
@@ -15,15 +16,18 @@ from ._locate import locate_field
 from ._node import below
 from ._path import join, segments
 from ._registry import class_of
-from ._specs import field_specs, overridden, registered_at
+from ._specs import Overridden, content_spec, field_specs, overridden, registered_at
 from ._view import View
+
+IN_LEAVES = "Leaves, which keep what its classes say"
 
 
 class Link(NamedTuple):
     """One step of the way from the model to what is explained.
 
     `spec` is what the field says that the step leads through, `owner` the class of the
-    module; both are `None` where the step leads into a `container`.
+    module; both are `None` where the step leads into a `container`, unless somebody
+    registered a role for all that is in it.
     """
 
     step: str
@@ -40,31 +44,40 @@ class Link(NamedTuple):
     @property
     def says(self) -> str:
         """The step with its annotation."""
-        return self.step if self.spec is None else f"{self.step}: {self.spec.text}"
+        is_field = self.spec is not None and self.spec.name
+        return f"{self.step}: {self.spec.text}" if self.spec and is_field else self.step
 
     def reasons(self) -> list[str]:
         """What follows from the step, a line each."""
         spec, owner = self.spec, self.owner
+        lines = [f"in {self.container}"] * bool(self.container)
         if spec is None or owner is None:
-            return [f"in {self.container}"]
-        lines = [f"annotated in {_place(spec.declared_by, self.step)}"]
-        registered = registered_at(owner, self.step)
-        said = spec.role or spec.opaque_role
-        if registered is not None and said is not None:
-            only = ", for what is no array" * (spec.role is None)
-            lines.append(f"registered for {registered.__name__}: {said.name}{only}")
-        elif spec.origin == "inferred":
-            lines.append("inferred by adopt" + " from what it holds" * spec.static)
-        elif spec.role is None:
-            lines.append("nobody says a role")
-        lines += [
-            f"overrides {text} in {_place(base, self.step)}"
-            for base, text in overridden(owner, self.step)
-        ]
+            return lines
+        if spec.name:
+            lines.append(f"annotated in {_place(spec.declared_by, self.step)}")
+            lines += self._who_says(spec, owner)
+            lines += map(self._other_text, overridden(owner, self.step))
+        elif spec.role is not None:
+            lines.append(f"registered for {owner.__name__}: {spec.role.name}")
         lines += ["frozen by freeze"] * spec.frozen
         lines += [f"tags {listing(sorted(spec.tags))}"] * bool(spec.tags)
         lines += ["persistent=False"] * (not spec.persistent)
         return lines
+
+    def _other_text(self, other: Overridden) -> str:
+        verb = "implements" if other.abstract else "overrides"
+        return f"{verb} {other.text} in {_place(other.base, self.step)}"
+
+    def _who_says(self, spec: FieldSpec, owner: type) -> list[str]:
+        """Who says the role, where it is not the annotation."""
+        registered = registered_at(owner, spec.name)
+        said = spec.role or spec.opaque_role
+        if registered is not None and said is not None:
+            only = ", for what is no array" * (spec.role is None)
+            return [f"registered for {registered.__name__}: {said.name}{only}"]
+        if spec.origin == "inferred":
+            return ["inferred by adopt" + " from what it holds" * spec.static]
+        return ["nobody says a role"] if spec.role is None else []
 
 
 def _place(cls: type, name: str) -> str:
@@ -76,30 +89,38 @@ def _place(cls: type, name: str) -> str:
 def follow(seen: View, path: str) -> tuple[tuple[Link, ...], Any]:
     """The steps that lead to a path, and what stands there."""
     chain: list[Link] = []
-    node, so_far = seen.tree, ""
-    for step in segments(path):
-        if isinstance(node, Leaves):
-            break
-        steps = below(node)
+    node, so_far, ahead = seen.tree, "", segments(path)
+    while ahead:
+        steps = dict(node) if isinstance(node, Leaves) else below(node)
+        count = _steps_at_once(node, ahead)
+        step = reduce(join, ahead[:count], "")
         if step not in steps:
             raise FieldError(_nowhere_message(seen, path, so_far, step, steps))
-        chain.append(_link(node, step, join(so_far, step)))
-        node, so_far = steps[step], join(so_far, step)
-    if isinstance(node, Leaves) and path != so_far:
-        key = path.removeprefix(so_far).removeprefix(".")
-        if key not in node:
-            raise FieldError(_nowhere_message(seen, path, so_far, key, node))
-        chain.append(Link(key, path, "Leaves, which keep what its classes say"))
-        node = node[key]
+        so_far, ahead = join(so_far, step), ahead[count:]
+        if step:
+            chain.append(_link(node, step, so_far))
+        node = steps[step]
     return tuple(chain), node
 
 
+def _steps_at_once(node: object, ahead: Sequence[str]) -> int:
+    """One step; in `Leaves` as many as a key of theirs has, or all if none fits."""
+    if not isinstance(node, Leaves):
+        return 1
+    counts = range(len(ahead), -1, -1)
+    return next((n for n in counts if reduce(join, ahead[:n], "") in node), len(ahead))
+
+
 def _link(node: object, step: str, path: str) -> Link:
+    if isinstance(node, Leaves):
+        return Link(step, path, IN_LEAVES)
     specs = field_specs(type(node)) if is_dataclass(node) else ()
     for spec in specs:
         if spec.name == step:
             return Link(step, path, owner=class_of(node), spec=spec)
-    return Link(step, path, describe(node))
+    contents = content_spec(type(node))
+    owner = None if contents is None else class_of(node)
+    return Link(step, path, describe(node), owner, contents)
 
 
 def _nowhere_message(

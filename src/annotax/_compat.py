@@ -10,6 +10,7 @@ that is missing at that moment fails in Equinox before annotax sees it.
 
 import importlib
 import inspect
+import os
 import sys
 import typing
 from collections import OrderedDict, defaultdict
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.extend.core  # not imported by `jax` itself
 import jaxtyping
 import numpy as np
 import typing_extensions
@@ -183,3 +185,66 @@ def outer_frames() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+# --- traced programs -----------------------------------------------------------------
+
+CUSTOM_RULES: dict[str, str] = {
+    "custom_jvp_call": "custom_jvp",
+    "custom_vjp_call": "custom_vjp",
+    "custom_vjp_call_jaxpr": "custom_vjp",  # until JAX 0.6
+}
+"""The primitives whose derivative is the user's own rule, by what the user calls them.
+
+Their names are no promise. Taken for something else, the rule would be ignored."""
+
+_NOT_THE_USER = (
+    f"{os.path.dirname(__file__)}{os.sep}",
+    f"{os.path.dirname(str(eqx.__file__))}{os.sep}",
+    "<string>",  # the `__init__` that `dataclasses` writes
+)
+
+
+def equation_function(program: Any, equation: Any) -> tuple[list[Any], list[Any], Any]:
+    """One equation of a jaxpr as a function.
+
+    `Jaxpr.replace` is not documented, and it alone keeps the debug information that a
+    jaxpr must have in newer versions of JAX.
+
+    **Returns:** the variables that it takes, each once; those that it gives; the function.
+    """
+    literal: Any = jax.extend.core.Literal
+    taken = list(dict.fromkeys(x for x in equation.invars if not isinstance(x, literal)))
+    given = [variable for variable in equation.outvars if not is_dropped(variable)]
+    parts = {"constvars": [], "invars": taken, "outvars": given, "eqns": [equation]}
+    closed = _jax.extend.core.ClosedJaxpr(program.replace(**parts), [])
+    return taken, given, _jax.extend.core.jaxpr_as_fun(closed)
+
+
+def is_dropped(variable: object) -> bool:
+    """Whether an output of an equation is not used: its class is not exported of old."""
+    return type(variable).__name__ == "DropVar"
+
+
+def is_ref(variable: Any) -> bool:
+    """Whether a variable of a jaxpr stands for a mutable array: their type is private."""
+    return hasattr(variable.aval, "inner_aval")
+
+
+def equation_location(equation: Any) -> str | None:
+    """Where the user wrote an equation, as `model.py:42`; `None` if JAX does not tell.
+
+    Where an equation comes from is not public. Frames of annotax and of Equinox are
+    passed over, as JAX passes over its own.
+    """
+    try:
+        source = equation.source_info
+        frames: Any = _jax._src.source_info_util.user_frames
+        if next(iter(inspect.signature(frames).parameters)) == "traceback":  # from JAX 0.7
+            source = source.traceback
+        for frame in frames(source):
+            if not frame.file_name.startswith(_NOT_THE_USER):
+                return f"{os.path.basename(frame.file_name)}:{frame.start_line}"
+    except Exception:  # a report without a line is better than none
+        return None
+    return None

@@ -4,36 +4,48 @@ Whether there is any difference is decided by what JAX compares: the structures,
 each leaf the shape, the dtype and the weak type. Where it is, `_compare` tells.
 """
 
+import contextlib
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
-from ._compare import UNKNOWN, Difference, compare, compare_keys, equal
+from ._compare import compare, compare_keys
 from ._compat import tree_flatten
 from ._errors import StructureError, describe, explain_error
+from ._leaf_diff import (
+    HARMLESS,
+    OF_LEAVES,
+    STATIC_LEAVES,
+    UNKNOWN,
+    UNKNOWN_ARRAY,
+    Difference,
+    equal,
+    leaf_differences,
+)
 from ._leaves import LeafKey
 from ._split import Structure
 from ._static import Opaque
 from ._text import Report, counted
-from ._view import view
+from ._view import careful_view, view
 
 _jax: Any = jax  # its types for PyTrees are partly unknown
-
-_OF_LEAVES = frozenset({"value", "shape", "dtype", "weak type", "sharding", "leaf"})
-"""The kinds that are no part of the tree structure."""
+_PyTreeDef: Any = _jax.tree_util.PyTreeDef
 
 
 @dataclass(frozen=True, repr=False)
 class Diff(Report):
     """In what two trees differ; made by `diff`. Falsy if in nothing.
 
-    A sequence of `Difference`s: `len`, iteration, indexing.
+    A sequence of `Difference`s: `len`, iteration, indexing. `one_way` tells that one tree
+    has leaves where the other has `None` or a subtree, and that nothing else is unlike in
+    the structures.
     """
 
     differences: tuple[Difference, ...]
+    one_way: bool = field(default=False, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.differences)
@@ -53,13 +65,21 @@ class Diff(Report):
         kinds = {difference.kind for difference in self.differences}
         if not kinds:
             return "One compiled program serves both."
-        if kinds <= {"value"}:
+        if kinds <= HARMLESS:
+            return "The structures agree, and nothing compiles anew."
+        if kinds <= STATIC_LEAVES:
             return (
                 "The structures agree. eqx.filter_jit compiles anew, because what is no "
                 "array is static to it; jax.jit does not."
             )
-        if kinds <= _OF_LEAVES:
+        if kinds <= OF_LEAVES:
             return "The structures agree, the leaves do not: jax.jit compiles anew."
+        if self.one_way:
+            return (
+                "The structures differ: jax.jit compiles anew. jax.tree.map, and optax "
+                "with it, takes the two in one order only, and hands on None or a subtree "
+                "in the place of a leaf."
+            )
         return (
             "The structures differ: jax.jit compiles anew, and jax.tree.map, and optax "
             "with it, refuses the two together."
@@ -83,8 +103,10 @@ def _line(difference: Difference) -> str:
         "missing": f"only in the first: {old}",
         "extra": f"only in the second: {new}",
     }
-    text = between.get(kind, f"{kind}: {old} → {new}")
-    return f"  {path or 'the root'}: {text}" + (f"\n    {note}" if note else "")
+    text = f"  {path or 'the root'}: {between.get(kind, f'{kind}: {old} → {new}')}"
+    if kind not in between and len(text) > 80:
+        text = f"  {path or 'the root'}: {kind}:\n      {old}\n    → {new}"
+    return text + (f"\n    {note}" if note else "")
 
 
 def diff(a: Any, b: Any) -> Diff:
@@ -115,27 +137,68 @@ def diff(a: Any, b: Any) -> Diff:
     **Raises:** `StructureError` for a container that contains itself, and for a treedef
     whose nodes cannot be made without their leaves.
     """
-    one, other = _readable(a), _readable(b)
-    found = tuple(_structures(a, b))
-    if not _agree(one, other):
-        found = (*compare(one, other, ""), *found)
-        if not found:
-            note = "JAX finds the structures unequal; what is in them looks the same"
-            words = (describe(one), describe(other))
-            found = (Difference("", "static data", *words, note),)
-    return Diff(found)
+    try:
+        return _between(a, b)
+    except RecursionError as error:
+        raise StructureError(
+            explain_error(
+                "diff",
+                "these trees are too deep to be compared",
+                expected="less than some hundreds of nodes in one another",
+                found=type(error).__name__,
+            )
+        ) from error
 
 
 # --- what is compared ----------------------------------------------------------------
 
 
+def _between(a: Any, b: Any) -> Diff:
+    if (_are(Structure, a, b) or _are(_PyTreeDef, a, b)) and equal(a, b):
+        return Diff(())
+    one, other = _readable(a), _readable(b)
+    (leaves, treedef), (others, other_treedef) = tree_flatten(one), tree_flatten(other)
+    agree = equal(treedef, other_treedef)
+    if agree:
+        triples = zip(leaves, others, view(one).layout.paths, strict=True)
+        found = [found for triple in triples for found in leaf_differences(*triple)]
+    else:
+        found = list(compare(one, other, ""))
+    if _are(Structure, a, b):
+        agree = False
+        found = [d._replace(kind="static") if d.kind in OF_LEAVES else d for d in found]
+        found += _structures(a, b)
+    if not agree and all(difference.kind in OF_LEAVES for difference in found):
+        note = "JAX finds the structures unequal; what is in them looks the same"
+        found.append(Difference("", "static data", describe(one), describe(other), note))
+    one_way = not agree and (_above(treedef, other) or _above(other_treedef, one))
+    return Diff(tuple(found), one_way and not _are(Structure, a, b))
+
+
+def _are(kind: Any, a: Any, b: Any) -> bool:
+    return isinstance(a, kind) and isinstance(b, kind)
+
+
+def _above(treedef: Any, tree: Any) -> bool:
+    """Whether a structure is the upper part of a tree: `jax.tree.map` asks for that."""
+    # JAX puts what does not fit into its message: arrays would take seconds, and stand-ins
+    # do as well, unless a class refuses them.
+    with contextlib.suppress(Exception):
+        tree = _jax.tree_util.tree_map(lambda _: 0, tree)  # pyright: ignore[reportUnknownLambdaType] -- any leaf
+    try:
+        treedef.flatten_up_to(tree)
+    except Exception:  # it is how JAX says no
+        return False
+    return True
+
+
 def _readable(tree: Any) -> Any:
     """A tree to be followed: the one that a treedef or a `Structure` is about."""
     if isinstance(tree, Structure):
-        leaves = [x.value if isinstance(x, Opaque) else UNKNOWN for x in tree.slots]
+        leaves = [x.value if isinstance(x, Opaque) else UNKNOWN_ARRAY for x in tree.slots]
         return tree.treedef.unflatten(leaves)
-    if not isinstance(tree, _jax.tree_util.PyTreeDef):
-        view(tree)  # refuses what cannot be followed
+    if not isinstance(tree, _PyTreeDef):
+        careful_view(tree)  # refuses what cannot be followed
         return tree
     treedef: Any = tree
     try:
@@ -151,23 +214,15 @@ def _readable(tree: Any) -> Any:
         ) from error
 
 
-def _agree(one: Any, other: Any) -> bool:
-    leaves, treedef = tree_flatten(one)
-    others, other_treedef = tree_flatten(other)
-    if not equal(treedef, other_treedef):
-        return False
-    return not any(any(compare(*pair, "")) for pair in zip(leaves, others, strict=True))
-
-
-def _structures(a: Any, b: Any) -> Iterator[Difference]:
+def _structures(a: Structure, b: Structure) -> Iterator[Difference]:
     """Where two `Structure`s expect other `Leaves`."""
-    if not (isinstance(a, Structure) and isinstance(b, Structure)):
-        return
     if len(a.keys) != len(b.keys):
         yield Difference("", "key", *(f"{len(x.keys)} Leaves" for x in (a, b)))
     one, other = ({k.path: (at, k) for at, k in _placed(x)} for x in (a, b))
-    for path in one.keys() & other.keys():
-        (at, key), (other_at, other_key) = one[path], other[path]
+    for path, (at, key) in one.items():
+        if path not in other:
+            continue
+        other_at, other_key = other[path]
         if at != other_at:
             yield Difference(path, "key", f"in Leaves {at}", f"in Leaves {other_at}")
         yield from compare_keys(key, other_key, "")

@@ -6,6 +6,7 @@ with the colours that a terminal shows. Loaded when a notebook asks for HTML.
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -13,8 +14,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._outline import Node
-from ._table import Line, leaf_text, role_style, role_text
+from ._outline import Node, walk
+from ._table import Line, constants_text, leaf_text, marks, role_style, role_text, rows
 from ._text import bytes_text, count_text
 
 _COLOURS = {
@@ -31,12 +32,25 @@ _COLOURS = {
 _PRE = "line-height:1.25;overflow-x:auto;white-space:pre;font-family:monospace"
 
 
+_MOST_LINES = 5_000
+_MOST_ARRAYS = 1_000
+"""What more there is would make a page that no browser shows, and take minutes."""
+
+
 def html(summary: Any) -> str:
     """The HTML of a summary."""
     if importlib.util.find_spec("treescope") is None:
-        return f'<pre style="{_PRE}">{_lines(summary.lines(100))}</pre>'
+        return f'<pre style="{_PRE}">{_lines(_first_lines(summary))}</pre>'
     treescope: Any = importlib.import_module("treescope")
     return treescope.render_to_html(_Shown(summary))
+
+
+def _first_lines(summary: Any) -> list[Line]:
+    lines: list[Line] = summary.lines(100)
+    if len(lines) <= _MOST_LINES:
+        return lines
+    more = f"… {len(lines) - _MOST_LINES:,} more lines: summary(..., depth=1) shows fewer"
+    return [*lines[:_MOST_LINES], [(more, "dim")], [], *summary.footer(100)]
 
 
 class _Shown:
@@ -51,7 +65,7 @@ class _Shown:
 
 
 def _lines(lines: list[Line]) -> str:
-    return "\n".join("".join(map(_span, line)).rstrip() for line in lines)
+    return "\n".join("".join(map(_span, line)) for line in lines)
 
 
 def _span(piece: tuple[str, str]) -> str:
@@ -67,30 +81,41 @@ def treescope_tree(summary: Any, subtree_renderer: Any) -> Any:
     return _Tree(subtree_renderer).whole(summary)
 
 
-_OPEN = 2
-"""So many levels are unfolded to begin with."""
+_SHORT = 40
+"""With so few lines two levels are unfolded to begin with, otherwise one."""
 
 
 class _Tree:
     def __init__(self, subtree_renderer: Any) -> None:
         self._parts: Any = importlib.import_module("treescope.rendering_parts")
         self._render = subtree_renderer
+        self._open = 1
+        self._lines = 0
+        self._arrays = 0
 
     def whole(self, summary: Any) -> Any:
         """The tree, and the totals under it."""
+        is_short = sum(1 for _ in walk(summary.root, 2)) <= _SHORT
+        self._open = 2 if is_short else 1
         tree = self._node(summary.root, 0, summary.depth)
-        totals = [self._parts.siblings(*map(self._text, line)) for line in summary.footer()]
+        lines = [*summary.footer(100), *self._left_out(), *_legend(summary)]
+        totals = [self._parts.siblings(*map(self._text, line)) for line in lines]
         return self._parts.on_separate_lines([tree, *totals])
 
+    def _left_out(self) -> Iterator[Line]:
+        if self._arrays > _MOST_ARRAYS:
+            yield [(f"only the first {_MOST_ARRAYS:,} arrays can be unfolded", "dim")]
+
     def _node(self, node: Node, level: int, depth: int | None) -> Any:
+        self._lines += 1
         if node.record is not None:
             return self._leaf(node)
         parts = self._parts
         title = parts.siblings(*self._title(node))
         if not node.children or level == depth:
             return parts.build_one_line_tree_node(title, path=node.path or None)
-        inside = [self._node(child, level + 1, depth) for child in node.children]
-        state, is_open = parts.ExpandState, level < _OPEN
+        inside = list(self._inside(node, level, depth))
+        state, is_open = parts.ExpandState, level < self._open
         return parts.build_custom_foldable_tree_node(
             label=title,
             contents=parts.fold_condition(expanded=parts.indented_children(inside)),
@@ -99,11 +124,19 @@ class _Tree:
             expand_state=state.EXPANDED if is_open else state.COLLAPSED,
         )
 
+    def _inside(self, node: Node, level: int, depth: int | None) -> Iterator[Any]:
+        for at, child in enumerate(node.children):
+            if self._lines >= _MOST_LINES:
+                yield self._text((f"… {len(node.children) - at:,} more", "dim"))
+                return
+            yield self._node(child, level + 1, depth)
+
     def _title(self, node: Node) -> list[Any]:
         sums = f"  {count_text(node.parameters)} params, {bytes_text(node.bytes)}"
-        fields = ", ".join(f"{field.name}={field.value}" for field in node.constants)
         pieces = [(node.name, ""), (f" {node.cls}", "class"), (sums, "")]
-        return [self._text(piece) for piece in (*pieces, (f"  {fields}", "dim"))]
+        return [
+            self._text(piece) for piece in (*pieces, (f"  {constants_text(node)}", "dim"))
+        ]
 
     def _leaf(self, node: Node) -> Any:
         """A leaf: what is known of it, and the array itself to be unfolded."""
@@ -114,7 +147,9 @@ class _Tree:
             (f"{leaf_text(node, record)}  ", "dim"),
         ]
         line = [self._text(piece) for piece in pieces]
-        if not _can_be_shown(node.leaf):
+        can_be_shown = _can_be_shown(node.leaf)
+        self._arrays += can_be_shown
+        if not can_be_shown or self._arrays > _MOST_ARRAYS:
             return self._parts.build_one_line_tree_node(
                 self._parts.siblings(*line), path=node.path
             )
@@ -126,6 +161,12 @@ class _Tree:
         part = self._parts.text(text)
         css = "font-weight:bold" if style == "class" else f"color:{_COLOURS.get(style)}"
         return self._parts.custom_style(part, css) if style else part
+
+
+def _legend(summary: Any) -> list[Line]:
+    """What the marks mean; nothing is folded here."""
+    used = marks(rows(summary.root, summary.depth))
+    return [[piece] for piece in used if not piece[0].startswith("×")]
 
 
 def _can_be_shown(leaf: Any) -> bool:

@@ -77,7 +77,8 @@ def outline(seen: View) -> Node:
     for node in _in_order(seen):
         trunk.below(segments(node.path)).node = node
     root = trunk.grown("")
-    root.name = class_of(seen.tree).__name__
+    is_array = isinstance(seen.tree, jax.Array)  # or a tracer: their classes are private
+    root.name = "Array" if is_array else class_of(seen.tree).__name__
     root.cls = ""
     return root
 
@@ -140,7 +141,7 @@ def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
         is_shared = isinstance(leaf, SharedNode)
         node.value = "taken out by eqx.nn.Shared" if is_shared else value_text(leaf)
         return node
-    node.elements = record.size
+    node.elements = int(record.size)  # shapes of stand-ins may hold numbers of numpy
     node.own_bytes = node.elements * record.dtype.itemsize
     # Two equal stand-ins may be one object and yet mean two arrays.
     if type(leaf) is not jax.ShapeDtypeStruct:

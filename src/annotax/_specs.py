@@ -6,7 +6,7 @@ Stands apart from `_resolve`, which makes classes of ours: this file only asks.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._compat import own_annotations
 from ._errors import AnnotationError, explain_error
@@ -159,10 +159,24 @@ def registered_at(cls: type, name: str) -> type | None:
     return _registered_at(cls, _declaring_class(cls, found[0]), name) if found else None
 
 
-def overridden(cls: type, name: str) -> list[tuple[type, str]]:
-    """The bases that annotate a field of `cls`, too, but do not count: nearest first."""
+class Overridden(NamedTuple):
+    """An annotation of a field in a base, where another one counts."""
+
+    base: type
+    text: str
+    abstract: bool
+
+
+def overridden(cls: type, name: str) -> list[Overridden]:
+    """What bases say of a field of `cls` that is annotated again: nearest first."""
     found = [base for base in cls.__mro__ if name in own_annotations(base)]
-    return [(base, _annotation_text(base, name)) for base in found[1:]]
+    return [_overridden(base, name) for base in found[1:]]
+
+
+def _overridden(base: type, name: str) -> Overridden:
+    annotations = own_annotations(base)
+    hint = _tolerant_hint(annotations[name], class_scope(base, annotations))
+    return Overridden(base, _annotation_text(base, name), hint.kind == "abstract")
 
 
 def _annotation_text(base: type, name: str) -> str:

@@ -8,11 +8,12 @@ from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from ._errors import StructureError, describe, explain_error
+from ._fit import lines, plain, trimmed, wrapped
 from ._outline import Node, outline, walk
-from ._table import Line, lines, marks, plain, rows
-from ._text import Report, bytes_text
+from ._table import Line, marks, rows
+from ._text import Report, bytes_text, padded, shorten
 from ._totals import SHARES, Total, adam_bytes, state_bytes, total_text, totals
-from ._view import view
+from ._view import careful_view, endless_message
 
 _STYLES = {
     "param": "green",
@@ -45,7 +46,7 @@ class Summary(Report):
     root: Node
     totals: Mapping[str, Total]
     """By what training does with the leaves: `trainable`, `frozen`, `buffers`,
-    `untrained` (Params that are no floating point numbers) and `other` (no arrays)."""
+    `untrained` (other arrays, as Params of integers) and `other` (no arrays)."""
     roles: Mapping[str, Total]
     """By the name of the role, derived roles apart; `opaque` has none."""
     optimizer_bytes: int
@@ -62,30 +63,38 @@ class Summary(Report):
 
     def lines(self, width: int = 80) -> list[Line]:
         """The table as lines of (text, style) pairs."""
+        width = max(width, 40)
         cells = rows(self.root, self.depth)
-        table = lines(cells, max(width, 40))
-        return [*table, [], *self.footer(), *([piece] for piece in marks(cells))]
+        table = map(trimmed, lines(cells, width))
+        legend = [line for piece in marks(cells) for line in wrapped(piece, width, "  ")]
+        return [*table, [], *self.footer(width), *legend]
 
-    def footer(self) -> list[Line]:
+    def footer(self, width: int = 80) -> list[Line]:
         """The totals as lines."""
-        return [[piece] for piece in self._totals()]
+        found = self._totals()
+        longest = max(len(name) for name, _, _ in found)
+        column = max(12, min(longest + 2, width // 3))
+        pieces = [
+            (f"{padded(shorten(name, column - 1), column)}{text}", style)
+            for name, text, style in found
+        ]
+        return [line for piece in pieces for line in wrapped(piece, width, " " * column)]
 
-    def _totals(self) -> list[tuple[str, str]]:
+    def _totals(self) -> list[tuple[str, str, str]]:
+        """The names, texts and styles of the totals."""
         found = [
-            (f"{name:<12}{total_text(name, total)}", SHARES[name])
+            (name, total_text(total), SHARES[name])
             for name, total in self.totals.items()
             if total.leaves or name == "trainable"
         ]
         derived = [
-            (f"  {name:<10}{total_text(name, total)}", "")
+            (f"  {name}", total_text(total), "")
             for name, total in self.roles.items()
             if name not in ("param", "buffer", "hyper", "opaque")
         ]
         state = f"{bytes_text(self.optimizer_bytes)} of state for {self.optimizer}"
-        expected = (
-            [(f"{'optimizer':<12}{state}", "")] if self.totals["trainable"].leaves else []
-        )
-        return [*found, *derived, *expected]
+        is_trained = self.totals["trainable"].leaves > 0
+        return [*found, *derived, *[("optimizer", state, "")] * is_trained]
 
     def to_dict(self) -> dict[str, Any]:
         """All rows, none folded, and the totals, as data that `json.dumps` takes."""
@@ -170,11 +179,19 @@ def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> S
     if isinstance(model, type):
         raise StructureError(_class_message(model))
     _insist_on_depth(depth)
-    root = outline(view(model))
+    root = _outline(model)
     leaves = [(node, node.record) for _, node in walk(root) if node.record is not None]
     name = "adam" if optimizer is None else "the given optimizer"
     state = adam_bytes(leaves) if optimizer is None else state_bytes(optimizer, model)
     return Summary(root, *totals(leaves), state, name, depth)
+
+
+def _outline(model: Any) -> Node:
+    seen = careful_view(model)
+    try:
+        return outline(seen)
+    except RecursionError as error:
+        raise StructureError(endless_message(model)) from error
 
 
 def _insist_on_depth(depth: Any) -> None:
@@ -214,7 +231,7 @@ def _row(level: int, node: Node) -> dict[str, Any]:
         "path": node.path,
         "kind": kind,
         "level": level,
-        "class": node.cls or None,
+        "class": (node.cls or None) if level else node.name,
         "parameters": node.parameters,
         "bytes": node.bytes,
     }
@@ -229,7 +246,7 @@ def _row(level: int, node: Node) -> dict[str, Any]:
         "frozen": record.frozen,
         "enforced": record.enforced,
         "dtype": None if record.dtype is None else str(record.dtype),
-        "shape": list(record.shape),
+        "shape": list(map(int, record.shape)),
         "axes": None if record.axes is None else list(record.axes),
         "tags": sorted(record.tags),
         "sharding": node.sharding,

@@ -1,6 +1,6 @@
-"""An outline as a table: lines of styled pieces, at a given width.
+"""An outline as a table: its rows.
 
-Plain text, colours in a terminal and HTML are made from the same lines, so what is shown
+Plain text, colours in a terminal and HTML are made from the same rows, so what is shown
 does not depend on what shows it. Equal neighbours are folded into one: a hundred layers
 are one line with `×100`, and their contents are shown once.
 """
@@ -12,7 +12,11 @@ from ._field import is_buffer
 from ._outline import Node
 from ._path import segments
 from ._records import Record
-from ._text import array_text, bytes_text, count_text, shorten
+from ._text import (
+    array_text,
+    bytes_text,
+    count_text,
+)
 
 Piece = tuple[str, str]
 """A text and its style: the name of a role, `frozen`, `class`, `dim`, `head` or nothing."""
@@ -28,9 +32,6 @@ MARKS = {
 }
 _FOLDED = 3
 """So many equal neighbours are shown as one."""
-
-_SHAPE = 16
-"""So many characters of what a leaf is are kept, however long the names are."""
 
 
 class Cells(NamedTuple):
@@ -67,7 +68,7 @@ def role_text(record: Record) -> str:
 def _marks(record: Record) -> str:
     if record.role is None:
         return ""
-    only_registered = not (record.enforced or record.undeclared)
+    only_registered = record.origin == "registered" and not record.enforced
     return "?" * record.undeclared + "~" * record.inferred + "!" * only_registered
 
 
@@ -90,6 +91,11 @@ def leaf_text(node: Node, record: Record) -> str:
     if record.axes:
         parts.append(" ".join(axis or "_" for axis in record.axes))
     return " ".join(parts)
+
+
+def constants_text(node: Node) -> str:
+    """The fields of a module without leaves: `size=4, bias=None, function~=tanh`."""
+    return ", ".join([f"{c.name}{'~' * c.inferred}={c.value}" for c in node.constants])
 
 
 class _Rows:
@@ -156,6 +162,7 @@ class _Rows:
     def _cells(self, node: Node, guide: str, times: int) -> Cells:
         repeated = f" ×{times}" if times > 1 else ""
         marks = "×" * bool(repeated) + "=" * bool(node.same_as)
+        marks += "~" * any(constant.inferred for constant in node.constants)
         record = node.record
         role, what = self._text(node)
         numbers = (
@@ -201,72 +208,11 @@ def _folded(run: list[Node]) -> Node:
 def _texts(node: Node) -> tuple[str, str]:
     record = node.record
     if record is None:
-        return "", ", ".join(f"{field.name}={field.value}" for field in node.constants)
+        return "", constants_text(node)
     return role_text(record), leaf_text(node, record)
-
-
-# --- lines ---------------------------------------------------------------------------
-
-
-def lines(cells: Sequence[Cells], width: int) -> list[Line]:
-    """The rows as lines that are no longer than `width`, under a line of headings."""
-    fit = _Fit(cells, width)
-    return [[(fit.line(0, "params", "bytes"), "head")], *map(fit.row, cells)]
-
-
-class _Fit:
-    """The widths of the columns: names come first, but what a leaf is must not vanish."""
-
-    def __init__(self, cells: Sequence[Cells], width: int) -> None:
-        leaves = [c for c in cells if c.is_leaf]
-        self._count = max(6, *(len(c.parameters) for c in cells))
-        self._bytes = max(5, *(len(c.bytes) for c in cells))
-        self._left = max(width - self._count - self._bytes - 4, 20)
-        self._role = max((len(c.role) for c in leaves), default=0)
-        what = max((len(c.what) for c in leaves), default=0)
-        names = max((len(c.guide) + len(c.name) for c in leaves), default=0)
-        most = self._left - self._role - min(what, _SHAPE) - 4
-        self._name = min(names, max(most, self._left // 3))
-
-    def line(self, used: int, count: str, size: str) -> str:
-        """The rest of a line, with its numbers at the right."""
-        end = self._left + 2 + self._count
-        return f"{count.rjust(end - used)}  {size.rjust(self._bytes)}"
-
-    def row(self, row: Cells) -> Line:
-        """One row, what is too long cut off."""
-        left = self._leaf(row) if row.is_leaf else self._node(row)
-        used = sum([len(text) for text, _ in left])
-        return [*left, (self.line(used, row.parameters, row.bytes), "")]
-
-    def _leaf(self, row: Cells) -> Line:
-        room = self._name - len(row.guide)
-        name = row.name if len(row.name) <= room else f"…{row.name[1 - max(room, 2) :]}"
-        role = f"  {row.role:<{self._role}}  "
-        rest = self._left - max(self._name, len(row.guide) + len(name)) - len(role)
-        return [
-            (row.guide, "dim"),
-            (f"{name:<{room}}", ""),
-            (role, row.style),
-            (shorten(row.what, max(rest, 0)), ""),
-        ]
-
-    def _node(self, row: Cells) -> Line:
-        pieces: Line = [(row.guide, "dim")]
-        for text, style in ((row.name, ""), (row.cls, "class"), (row.what, "dim")):
-            room = self._left - sum(len(piece) for piece, _ in pieces)
-            if text and room > 2:
-                gap = " " if len(pieces) > 1 else ""
-                pieces.append((gap + shorten(text, room - len(gap)), style))
-        return pieces
 
 
 def marks(cells: Sequence[Cells]) -> list[Piece]:
     """What the marks in some rows mean."""
     used = {mark for row in cells for mark in row.marks}
     return [(f"{mark} {meaning}", "dim") for mark, meaning in MARKS.items() if mark in used]
-
-
-def plain(line: Line) -> str:
-    """A line without its styles."""
-    return "".join(text for text, _ in line).rstrip()

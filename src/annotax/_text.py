@@ -4,6 +4,8 @@ Every report (a summary, an explanation, a difference) is a value that prints as
 and turns into plain data for JSON; `Report` says so once.
 """
 
+import re
+import unicodedata
 from functools import lru_cache
 from typing import Any, cast
 
@@ -65,10 +67,55 @@ def _three_digits(value: float) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """A text in one line of at most `width` characters, its tail cut off."""
-    if "\n" in text:
-        text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"[:width]
+    """A text in one line of at most `width` columns, its tail cut off."""
+    if not text.isprintable():
+        text = printable(text[: 8 * width])
+    if columns(text) <= width:
+        return text
+    text = text[: max(width - 1, 0)]
+    while columns(text) >= max(width, 1):  # characters of two columns
+        text = text[:-1]
+    return f"{text}…"[:width]
+
+
+def shorten_front(text: str, width: int) -> str:
+    """As `shorten`, with the front cut off: of a path, how one gets there."""
+    if not text.isprintable():
+        text = printable(text)
+    if columns(text) <= width:
+        return text
+    text = text[len(text) - max(width - 1, 0) :]
+    while columns(text) >= max(width, 1):
+        text = text[1:]
+    return f"…{text}"[:width]
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese characters take two."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+@lru_cache(maxsize=1024)
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, width: int) -> str:
+    """A text with blanks behind it, up to `width` columns."""
+    return text + " " * (width - columns(text))
+
+
+def printable(text: str) -> str:
+    """A text in one line that no terminal obeys: whatever else is not shown is spelled.
+
+    A value of somebody else's may hold colours, or move the cursor, or turn the direction
+    of writing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 @lru_cache(maxsize=256)
@@ -100,16 +147,27 @@ def value_text(value: Any, width: int = 60) -> str:
         return shorten(repr(value), width)
     if isinstance(value, ARRAY_TYPES):
         return array_text(tuple(value.shape), value.dtype)
-    name = getattr(value, "__qualname__", None)
-    if callable(value) and isinstance(name, str):  # a repr with an address says nothing
-        return shorten(name, width)
     try:
-        if _holds_arrays(value):
-            return f"{type(cast(object, value)).__name__} with arrays"
-        text = repr(value)
+        return shorten(_described(value), width)
     except Exception as error:
-        return f"<{type(cast(object, value)).__name__}: repr raised {type(error).__name__}>"
-    return shorten(text, width)
+        name = type(cast(object, value)).__name__
+        return shorten(f"<{name}: repr raised {type(error).__name__}>", width)
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_ARRAY = re.compile(r"\b[Aa]rray\(")
+
+
+def _described(value: Any) -> str:
+    """The `repr` of a value; without addresses, which say nothing, and without arrays."""
+    name = getattr(value, "__qualname__", None)
+    if callable(value) and isinstance(name, str):
+        return name
+    if not _holds_arrays(value):
+        text = repr(value)
+        if not _ARRAY.search(text):  # not in a container: in an object that shows it
+            return _ADDRESS.sub("", text)
+    return f"{type(value).__name__} with arrays"
 
 
 def _holds_arrays(value: Any) -> bool:

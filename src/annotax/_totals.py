@@ -25,7 +25,11 @@ class Total:
     An array that stands in several places is several leaves, and counts once.
     """
 
+    kind: str = ""
+    """The kind of its roles: `param`, `buffer` or `hyper`; empty without one."""
     leaves: int = 0
+    places: int = 0
+    """How many of the leaves are arrays."""
     arrays: int = 0
     elements: int = 0
     bytes: int = 0
@@ -33,7 +37,10 @@ class Total:
     def add(self, node: Node, record: Record) -> None:
         """Count one leaf."""
         self.leaves += 1
-        if record.dtype is not None and node.same_as is None:
+        if record.dtype is None:
+            return
+        self.places += 1
+        if node.same_as is None:
             self.arrays += 1
             self.elements += node.elements
             self.bytes += node.own_bytes
@@ -60,33 +67,54 @@ SHARES = {
 """The parts of a model in the totals, and their styles."""
 
 
+_KINDS = {
+    "trainable": "param",
+    "frozen": "param",
+    "buffers": "buffer",
+    "untrained": "",
+    "other": "",
+}
+
 Leaf = tuple[Node, Record]
 
 
 def totals(leaves: Iterable[Leaf]) -> tuple[dict[str, Total], dict[str, Total]]:
     """What there is, by what training does with it and by the name of the role."""
-    shares = {name: Total() for name in SHARES}
+    shares = {name: Total(_KINDS[name]) for name in SHARES}
     roles: dict[str, Total] = {}
     for node, record in leaves:
-        role = "opaque" if record.role is None else record.role.name
+        role = record.role
+        name, kind = ("opaque", "") if role is None else (role.name, role.kind.name)
+        if name not in roles:
+            roles[name] = Total(kind)
         shares[_share(record)].add(node, record)
-        roles.setdefault(role, Total()).add(node, record)
+        roles[name].add(node, record)
     return shares, roles
 
 
 def adam_bytes(leaves: Iterable[Leaf]) -> int:
     """The bytes of Adam's state: two moments of each trainable array, and a counter.
 
-    An array that stands in two places is trained in both.
+    An array that stands in two places is trained in both. Moments have the dtype that JAX
+    gives to arrays: those of a `float64` of numpy are `float32`, unless JAX is told
+    otherwise.
     """
-    return 4 + sum(2 * node.own_bytes for node, record in leaves if record.trainable)
+    sizes: dict[Any, int] = {}
+    total = 4
+    for node, record in leaves:
+        if record.trainable:
+            size = sizes.get(record.dtype)
+            if size is None:
+                dtype = _jax.dtypes.canonicalize_dtype(record.dtype)
+                size = sizes[record.dtype] = dtype.itemsize
+            total += 2 * node.elements * size
+    return total
 
 
 def state_bytes(optimizer: Any, model: Any) -> int:
     """The bytes of an optimizer's state, found without making it."""
-    try:
-        init = optimizer.init
-    except AttributeError:
+    init = getattr(optimizer, "init", None)
+    if not callable(init):
         raise StructureError(
             explain_error(
                 "summary(optimizer=...)",
@@ -95,15 +123,22 @@ def state_bytes(optimizer: Any, model: Any) -> int:
                 found=describe(optimizer),
                 fix="summary(model, optimizer=optax.adamw(1e-3))",
             )
-        ) from None
+        )
     leaves, _ = tree_flatten(_jax.eval_shape(init, params(model)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if is_array(leaf))
 
 
-def total_text(name: str, total: Total) -> str:
-    if name == "other":
-        ending = "is no array" if total.leaves == 1 else "are no arrays"
-        return f"{counted(total.leaves, 'leaf')} that {ending}"
-    what = counted(total.elements, "element" if name == "buffers" else "parameter")
-    places = f" in {total.leaves:,} places" if total.leaves > total.arrays else ""
-    return f"{what} in {counted(total.arrays, 'array')}{places}, {bytes_text(total.bytes)}"
+def total_text(total: Total) -> str:
+    """A total in words: `24 parameters in 4 arrays, 96 B`."""
+    texts: list[str] = []
+    others = total.leaves - total.places
+    if total.places or not others:
+        what = counted(total.elements, "parameter" if total.kind == "param" else "element")
+        shared = total.places > total.arrays
+        places = f" in {counted(total.places, 'place')}" if shared else ""
+        texts.append(f"{what} in {counted(total.arrays, 'array')}{places}")
+        texts.append(bytes_text(total.bytes))
+    if others:
+        ending = "is no array" if others == 1 else "are no arrays"
+        texts.append(f"{counted(others, 'leaf')} that {ending}")
+    return ", ".join(texts)
