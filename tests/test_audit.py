@@ -616,7 +616,8 @@ PAGES = [
 ]
 INTENDED = {
     "moving-average.md": [("ANX006", "Averaged.average")],
-    "looking.md": [("ANX001", "Model.table"), ("ANX003", "Model.sizes")],  # what it is about
+    # What the page is about.
+    "looking.md": [("ANX001", "Model.table"), ("ANX003", "Model.sizes")],
 }
 
 

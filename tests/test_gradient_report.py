@@ -448,6 +448,10 @@ def test_frozen_leaves_are_guarded_and_do_not_leak():
 def test_what_is_selected_does_not_leak():
     report = gradient_report(call, Foreign(ONES, ONES), ONES, wrt=anx.everything)
     assert (report.ok, report.guarded) == (True, ())
+    unused = gradient_report(
+        lambda m: m.weight, Foreign(ONES, ONES), wrt=anx.by_role(anx.Buffer)
+    )
+    assert unused.reasons == {"mean": "unused"}
 
 
 def test_a_param_that_is_not_selected_is_neither():
@@ -586,14 +590,21 @@ def test_a_cut_that_jax_wrote_is_at_the_call_of_it():
 
 def test_all_inexact_outputs_count():
     def loss(m):
-        return {
-            "a": m["a"].astype(jnp.complex64),
-            "n": m["b"].astype(int),
-            "f": max,
-            "c": 1.0,
-        }
+        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+        text = {"f": max, "c": 1.0, "s": shape, "numpy": np.ones(3)}
+        return {"a": m["a"].astype(jnp.complex64), "n": m["b"].astype(int), **text}
 
     assert dead(loss, "ab") == ("b",)
+    assert dead(lambda m: 1.0, "ab") == ("a", "b")
+    assert dead(lambda m: np.ones(3), "ab") == ("a", "b")
+
+
+def test_a_cut_in_a_function_that_is_called_twice():
+    stop = jax.jit(lambda x: lax.stop_gradient(x))
+    reasons = gradient_report(lambda m: stop(m["a"]) + stop(m["b"]), params("ab")).reasons
+    assert set(reasons) == {"a", "b"}
+    assert len(set(reasons.values())) == 1
+    assert reasons["a"].startswith(f"cut by stop_gradient at {HERE}:")
 
 
 # --- tracing -------------------------------------------------------------------------
@@ -715,13 +726,42 @@ def test_primitives_that_nobody_knows_are_asked_as_any_other():
     known = jax.extend.core.Primitive("known")
     unknown = jax.extend.core.Primitive("unknown")
     for primitive in (known, unknown):
-        primitive.def_abstract_eval(lambda x, y: x)
-    ad.primitive_jvps[known] = lambda primals, tangents: (primals[0], tangents[0])
+        primitive.def_abstract_eval(lambda x, y, **_: x)
+    ad.primitive_jvps[known] = lambda primals, tangents, which: (
+        known.bind(*primals, which=which),
+        tangents[which],
+    )
 
-    report = gradient_report(lambda m: known.bind(m["a"], m["b"]), params("ab"))
-    assert (report.dead, report.assumed) == (("b",), ())
+    def loss(m):
+        same = known.bind(m["a"], m["a"], which=0)
+        first = known.bind(m["b"], m["c"], which=0)
+        return same + first + known.bind(m["d"], m["e"], which=1)
+
+    report = gradient_report(loss, params("abcde"))
+    assert (report.dead, report.assumed) == (("c", "d"), ())
     report = gradient_report(lambda m: unknown.bind(m["a"], m["b"]), params("ab"))
     assert (report.dead, report.assumed) == ((), ("unknown",))
+
+
+def test_a_primitive_with_two_programs_is_asked_as_a_whole():
+    either = jax.extend.core.Primitive("either")
+    either.def_abstract_eval(lambda x, y, **_: x)
+    ad.primitive_jvps[either] = lambda primals, tangents, **programs: (
+        either.bind(*primals, **programs),
+        tangents[1],
+    )
+    one = jax.make_jaxpr(lambda x, y: x)(ONES, ONES)
+    two = jax.make_jaxpr(lambda x, y: y)(ONES, ONES)
+    assert dead(lambda m: either.bind(m["a"], m["b"], one=one, two=two), "ab") == ("a",)
+
+
+def test_integers_carry_no_gradient_past_what_jax_cannot_differentiate():
+    def loss(m):
+        shapes = jax.ShapeDtypeStruct((3,), "f4"), jax.ShapeDtypeStruct((3,), "i4")
+        return jax.pure_callback(lambda x: (x, x), shapes, m["a"])[1] * m["b"]
+
+    report = gradient_report(loss, params("ab"))
+    assert (report.dead, report.assumed) == (("a",), ("pure_callback",))
 
 
 # --- the report ----------------------------------------------------------------------
