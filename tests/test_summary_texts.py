@@ -729,6 +729,67 @@ def test_numbers_are_wide_where_they_must_be():
     )
 
 
+def test_an_array_on_a_mesh_of_one_device_is_not_sharded():
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    found = anx.summary(jax.device_put(jnp.ones(2), sharding))
+    assert found.to_dict()["rows"][0]["sharding"] is None
+
+
+def test_the_data_of_rows():
+    model = anx.adopt([layer(), Plain(None, jnp.tanh)])
+    first, module, weight, *_, plain = anx.summary(model).to_dict()["rows"]
+    assert first == {
+        "path": "",
+        "kind": "container",
+        "level": 0,
+        "class": "list",
+        "parameters": 20,
+        "bytes": 96,
+        "fields": [],
+    }
+    assert (module["path"], module["kind"], module["class"]) == ("0", "module", "Layer")
+    assert [field["name"] for field in module["fields"]] == [
+        "bias",
+        "activation",
+        "size",
+        "name",
+    ]
+    assert module["fields"][2] == {
+        "name": "size",
+        "value": "4",
+        "role": "hyper",
+        "static": True,
+        "inferred": False,
+    }
+    assert weight == {
+        "path": "0.weight",
+        "kind": "leaf",
+        "level": 2,
+        "class": None,
+        "parameters": 12,
+        "bytes": 48,
+        "role": "param",
+        "kind_of_role": "param",
+        "trainable": True,
+        "origin": "declared",
+        "frozen": False,
+        "enforced": True,
+        "dtype": "float32",
+        "shape": [3, 4],
+        "axes": ["out_features", "in_features"],
+        "tags": [],
+        "sharding": None,
+        "same_as": None,
+        "value": None,
+        "doc": "",
+    }
+    assert [(f["name"], f["static"], f["inferred"]) for f in plain["fields"]] == [
+        ("scale", False, False),
+        ("function", True, True),
+    ]
+
+
 def test_a_depth_beyond_the_model_changes_nothing():
     assert str(anx.summary(layer(), depth=99)) == str(anx.summary(layer()))
     assert str(anx.summary(layer(), depth=np.int64(1))) == str(anx.summary(layer()))

@@ -107,8 +107,6 @@ def _is_traceable(leaf: Any) -> bool:
 
 def _is_value(leaf: Any) -> bool:
     """Whether a trace can give this back: an array, or a number."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return False
     return isinstance(leaf, bool | int | float | complex) or _is_traceable(leaf)
 
 
