@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import textwrap
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
@@ -420,6 +424,33 @@ def test_arrays_on_another_mesh_compile_anew(one: str, other: str):
     together = {one, other}
     same = one == other or together in ({"none", "numpy"}, {"auto", "auto x"})
     assert bool(found) is not same
+
+
+def test_a_number_is_on_no_mesh():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("x",))
+    placed = jax.device_put(jnp.asarray(1.0), NamedSharding(mesh, PartitionSpec()))
+    assert only(1.0, placed)[1] == "leaf"
+    assert only(1.0, jnp.asarray(1.0))[1] == "value"
+
+
+def test_axes_on_several_devices():
+    code = """
+        import jax, jax.numpy as jnp, numpy as np, annotax as anx
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        mesh = Mesh(np.array(jax.devices()), ("x",))
+        put = lambda *axes: jax.device_put(jnp.ones((2, 2)), NamedSharding(mesh, P(*axes)))
+        print([d.kind for d in anx.diff(put("x"), put(None, "x"))])
+        print([d.kind for d in anx.diff(put("x"), put("x", None))])
+    """
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
+    )
+    assert run.stdout.split("\n")[:2] == ["['sharding']", "[]"]
 
 
 def test_the_text_of_shardings():

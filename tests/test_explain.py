@@ -523,6 +523,23 @@ def test_leaves_and_optimizer_states(model: Any, said: Any):
     assert said(nothing, "extra.weight").startswith("extra.weight: None\n")
 
 
+def test_what_is_inside_is_told_by_steps_not_by_letters():
+    assert outcome({"a": [jnp.ones(1)], "ab": [jnp.ones(1)]}, "a", "leaves").startswith(
+        "1 "
+    )
+
+
+def test_a_buffer_in_what_is_frozen_as_a_whole_counts_as_a_buffer():
+    linear = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+    norm = eqx.nn.SpectralNorm(linear, "weight", key=jax.random.key(0))
+    frozen = anx.freeze(norm, anx.by_path("layer.**"))
+    records = anx.records(frozen)
+    shares = outcome(frozen, "", "leaves")
+    buffers = sum(r.role == anx.Buffer for r in records)
+    assert f"{buffers} buffers" in shares
+    assert f"{sum(r.frozen and r.role == anx.Param for r in records)} frozen" in shares
+
+
 def test_no_models_at_all():
     assert str(anx.explain(jnp.ones(3), "")) == text(
         """

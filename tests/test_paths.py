@@ -300,3 +300,28 @@ def test_a_pattern_that_matches_nothing_selects_nothing() -> None:
     assert anx.by_path("no.such.**").count({"a": jnp.ones(2)}) == 0
     with pytest.raises(anx.SelectionError, match=r"no\.such"):
         anx.by_path("no.such").expect(1).paths({"a": jnp.ones(2)})
+
+
+def test_keys_whose_repr_raises_are_told_by_their_class():
+    class Key:
+        __lt__ = object.__lt__
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    class Odd:
+        def __init__(self, children: tuple[Any, ...]) -> None:
+            self.children = children
+
+    keys = (Key(0), Key(1))
+    jax.tree_util.register_pytree_with_keys(
+        Odd,
+        lambda odd: (tuple(zip(keys, odd.children, strict=True)), None),
+        lambda _, children: Odd(tuple(children)),
+    )
+    tree = Odd((1.0, 2.0))
+    assert anx.everything.paths(tree) == ("[<Key>]", "[<Key>#2]")
+    assert anx.explain(tree, "[<Key>#2]").what == "a float 2.0"

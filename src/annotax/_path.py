@@ -46,9 +46,13 @@ def segment(key: Any) -> str:
     name = name.key if isinstance(name, DictKey) else name
     if type(name) is str and name.isidentifier():
         return name
-    text = f"[{name!r}]"
+    try:
+        shown = repr(name)
+    except Exception:  # somebody else's; `steps_of` numbers what looks the same
+        shown = f"<{type(name).__name__}>"
+    text = f"[{shown}]"
     # A repr that does not close its own brackets and quotes would run into what follows.
-    return text if _bracket_end(text, 0) == len(text) else f"[{repr(name)!r}]"
+    return text if _bracket_end(text, 0) == len(text) else f"[{shown!r}]"
 
 
 def join(prefix: str, step: str) -> str:
