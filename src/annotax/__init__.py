@@ -39,12 +39,12 @@ from ._split import Structure, merge, split
 
 if TYPE_CHECKING:
     from ._audit import Audit, audit
-    from ._compare import Difference
     from ._diff import Diff, diff
     from ._explain import Explanation, explain
     from ._findings import Finding
     from ._gradient_report import gradient_report
     from ._gradient_verdict import GradientReport
+    from ._leaf_diff import Difference
     from ._locate import Location
     from ._summary import Summary, summary
 
@@ -113,7 +113,7 @@ __all__ = [
 _ON_DEMAND = {
     "Audit": "_audit",
     "audit": "_audit",
-    "Difference": "_compare",
+    "Difference": "_leaf_diff",
     "Diff": "_diff",
     "diff": "_diff",
     "Explanation": "_explain",

@@ -166,7 +166,7 @@ def _same_but_for_statics(treedef: Any, bucket: _Bucket) -> Layout | None:
 def _equal(one: Any, other: Any) -> bool:
     """Whether two structures are equal; not if their static data cannot be compared."""
     try:
-        return one == other
+        return bool(one == other)
     except Exception:  # somebody keeps an array in a static field
         return False
 
@@ -178,7 +178,7 @@ def _alike(one: Any, other: Any) -> bool:
     mine, theirs = node_data(one), node_data(other)
     if mine is None or theirs is None or mine[0] is not theirs[0]:
         return False
-    if not issubclass(mine[0], eqx.Module) and bool(mine[1] != theirs[1]):
+    if not issubclass(mine[0], eqx.Module) and not _equal(mine[1], theirs[1]):
         return False
     inner, others = one.children(), other.children()
     return len(inner) == len(others) and all(map(_alike, inner, others))
