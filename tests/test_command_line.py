@@ -69,6 +69,12 @@ FILES = {
             inside.append(inside)
             return inside
 
+        def nothing():
+            return None
+
+        def unsortable():
+            return {1: Scale(), "a": Scale()}
+
         instance = Scale(4)
         layers = {"a": Scale(1), "b": jnp.ones(2)}
         number = 3
@@ -235,10 +241,11 @@ def test_an_audit_as_json(run):
 
 HELP = "annotax summary --help tells what there is"
 CALLABLE = "write it as package.module:callable"
-WITHOUT = "it must make the model when it is called without arguments"
+WITHOUT = "it must make the model when it is called without arguments, or with a key"
 IMPORTED = "give a module that can be imported from here"
 NO_TREE = (
-    "a list: this is no tree: following it never ends; expected: containers that do not "
+    "a list: this cannot be followed: it contains itself, or nests too deeply; "
+    "expected: containers that do not "
     "contain themselves, and less than some hundreds of modules in one another; fix: look "
     "for a list or a dictionary that was put into itself"
 )
@@ -277,7 +284,10 @@ NO_TREE = (
         (["summary", "models"], f"'models' names no callable; {CALLABLE}"),
         (["summary", "models:"], f"'models:' names no callable; {CALLABLE}"),
         (["summary", ":make"], f"':make' names no callable; {CALLABLE}"),
-        (["summary", "models.make"], f"'models.make' names no callable; {CALLABLE}"),
+        (
+            ["summary", "models.make"],
+            "'models.make' names no callable; write it as models:make",
+        ),
         (
             ["summary", "models:mkae"],
             "models:mkae: there is no 'mkae'; did you mean 'make'?",
@@ -355,6 +365,38 @@ NO_TREE = (
 )
 def test_errors_are_one_line(run, arguments, error):
     assert run(*arguments) == (2, "", f"annotax: {error}\n")
+
+
+def test_what_is_no_model_is_one_line(run):
+    assert run("summary", "models:nothing") == (
+        2,
+        "",
+        "annotax: models:nothing returned None; it must return the model\n",
+    )
+    status, output, errors = run("summary", "models:unsortable")
+    assert (status, output) == (2, "")
+    assert errors.startswith("annotax: summary(dict): JAX cannot take this apart; ")
+    assert errors.count("\n") == 1
+
+
+def test_an_unexpected_error_is_one_line_and_no_finding(run, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr("annotax.__main__.summary", broken)
+    assert run("summary", "models:make") == (
+        2,
+        "",
+        "annotax: RuntimeError: first second; call annotax.summary or annotax.audit in "
+        "Python to see where\n",
+    )
+
+
+def test_the_version(run, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"annotax {anx.__version__}\n"
 
 
 def test_other_errors_are_one_line_too(run):

@@ -835,7 +835,9 @@ def test_containers_in_themselves():
     endless: list[Any] = []
     endless.append(endless)
     found = message(anx.StructureError, lambda: anx.explain(endless, "0"))
-    assert found.startswith("a list: this is no tree: following it never ends\n")
+    assert found.startswith(
+        "a list: this cannot be followed: it contains itself, or nests too deeply\n"
+    )
 
 
 # --- whatever is in the model --------------------------------------------------------
@@ -925,3 +927,32 @@ def test_data(written: Any, file: Path):
             "axes": "m, n",
         },
     }
+
+
+def test_an_array_in_several_places():
+    tied = eqx.nn.Linear(2, 2, use_bias=False, key=jax.random.key(0))
+    found = anx.explain([tied, anx.freeze(tied, anx.everything)], "0.weight")
+    assert found.outcome["shared"] == (
+        "the same array as 1.weight; each is trained apart: eqx.nn.Shared keeps them one"
+    )
+    found = anx.explain([tied, anx.freeze(tied, anx.everything)], "1.weight")
+    assert found.outcome["shared"] == "the same array as 0.weight"
+    assert "shared" not in anx.explain(tied, "weight").outcome
+    stand_in = jax.ShapeDtypeStruct((2,), float)
+    assert "shared" not in anx.explain([stand_in, stand_in], "0").outcome
+
+
+def test_an_array_that_shared_took_out():
+    tied = eqx.nn.Linear(2, 2, use_bias=False, key=jax.random.key(0))
+    shared = eqx.nn.Shared([tied, tied], lambda x: x[0].weight, lambda x: x[1].weight)
+    found = anx.explain(shared, "pytree.0.weight")
+    assert found.what == "an array, taken out"
+    assert found.outcome == {
+        "shared": "eqx.nn.Shared took it out here; it stands, and is trained, where it "
+        "keeps it"
+    }
+
+
+def test_a_class_has_no_leaves():
+    found = message(anx.StructureError, lambda: anx.explain(eqx.nn.Linear, "weight"))
+    assert found.startswith("explain(Linear): a class has no leaves\n")

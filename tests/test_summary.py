@@ -478,7 +478,7 @@ def too_deep():
 
 ENDLESS = text(
     """
-    this is no tree: following it never ends
+    this cannot be followed: it contains itself, or nests too deeply
       expected: containers that do not contain themselves, and less than some hundreds of
                 modules in one another
       fix:      look for a list or a dictionary that was put into itself
@@ -486,7 +486,7 @@ ENDLESS = text(
 )
 
 
-@pytest.mark.parametrize("look", [anx.summary, careful_view])
+@pytest.mark.parametrize("look", [anx.summary, lambda tree: careful_view(tree, "look")])
 @pytest.mark.parametrize(
     ("tree", "kind"),
     [(cyclic_list, "list"), (cyclic_dict, "dict"), (cyclic_module, "Plain")],
@@ -516,9 +516,39 @@ def test_errors_of_others_stay_theirs():
 
     broken = Broken()
     for broken.error in (ZeroDivisionError("theirs"), SystemError("theirs")):
-        for look in (view, careful_view, anx.summary):
-            with pytest.raises(type(broken.error), match="theirs"):
-                look([broken])
+        with pytest.raises(type(broken.error), match="theirs"):
+            view([broken])
+        for look in (anx.summary, lambda x: anx.diff(x, 1), lambda x: anx.explain(x, "0")):
+            found = message(StructureError, lambda look=look: look([broken]))
+            assert f"found:    {type(broken.error).__name__}: theirs" in found
+
+
+def test_dictionaries_whose_keys_cannot_be_sorted():
+    found = message(StructureError, lambda: anx.summary({1: 1.0, "a": 2.0}))
+    assert found.startswith("summary(dict): JAX cannot take this apart\n")
+    assert "expected: a PyTree: dictionaries whose keys can be sorted" in found
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_array_in_a_buffer_and_in_a_param_is_one_of_each(order):
+    class Tie(anx.Module):
+        teacher: anx.Buffer[jax.Array]
+        student: anx.Param[jax.Array]
+
+    array = jnp.ones((3, 2))
+    tied = [Tie(array, jnp.zeros(1)), Tie(jnp.zeros(2), array)][::order]
+    found = anx.summary(tied)
+    assert found.totals["trainable"].elements == 7
+    assert found.totals["buffers"].elements == 8
+    assert found.root.parameters == 7
+    assert found.root.bytes == 4 * (6 + 1 + 2)
+    assert found.optimizer_bytes == 4 + 2 * 4 * 7
+
+
+def test_names_of_the_axes_of_stacked_models():
+    make = eqx.filter_vmap(lambda key: eqx.nn.Linear(3, 2, key=key))
+    stacked = make(jax.random.split(jax.random.key(0), 4))
+    assert "f32[4,2,3] _ out_features in_features" in str(anx.summary(stacked))
 
 
 def test_a_class():
@@ -551,7 +581,7 @@ def test_a_depth_that_is_none(depth, found):
     [
         (3, "an int"),
         (optax.adam, "a function"),
-        (optax.GradientTransformation, "a type"),
+        (optax.GradientTransformation, "the class GradientTransformation"),
         (jnp.ones(3), "an array float32[3]"),
     ],
 )

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import equinox as eqx
 import jax
 
+from . import __version__
 from ._audit import audit
 from ._errors import AnnotaxError, nearest
 from ._summary import summary
@@ -39,6 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(prog="annotax", description="Look into models and packages.")
+    parser.add_argument("--version", action="version", version=f"annotax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     table = commands.add_parser("summary", help="what is in a model")
     table.add_argument(
@@ -85,7 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AnnotaxError, CommandError) as error:
         print(f"annotax: {_one_line(str(error))}", file=sys.stderr)
         return 2
+    except Exception as error:  # a traceback exits with 1, which means findings
+        print(f"annotax: {_unexpected(error)}", file=sys.stderr)
+        return 2
     return status
+
+
+def _unexpected(error: Exception) -> str:
+    what = f"{type(error).__name__}: {shorten(str(error), 200)}"
+    return f"{what}; call annotax.summary or annotax.audit in Python to see where"
 
 
 _ALIKE = {"│": "|", "├": "|", "└": "`", "…": ".", "×": "x", "–": "-"}
@@ -143,9 +153,9 @@ def _one_line(message: str) -> str:
 def _model(target: str, abstract: bool) -> Any:
     module_name, colon, name = target.partition(":")
     if not (colon and name and module_name):
-        raise CommandError(
-            f"{target!r} names no callable; write it as package.module:callable"
-        )
+        parts = target.strip(":").rpartition(".")
+        example = f"{parts[0]}:{parts[2]}" if parts[0] else "package.module:callable"
+        raise CommandError(f"{target!r} names no callable; write it as {example}")
     found: Any = _import(module_name)
     for step in name.split("."):
         found = _attribute(found, step, target)
@@ -153,12 +163,15 @@ def _model(target: str, abstract: bool) -> Any:
         return found
     try:
         given = {"key": jax.random.key(0)} if _needs_key(found) else {}
-        return _eqx.filter_eval_shape(found, **given) if abstract else found(**given)
+        made = _eqx.filter_eval_shape(found, **given) if abstract else found(**given)
     except (Exception, SystemExit) as error:
         raise CommandError(
             f"{target} raised {type(error).__name__}: {shorten(str(error), 200)}; "
-            "it must make the model when it is called without arguments"
+            "it must make the model when it is called without arguments, or with a key"
         ) from error
+    if made is None:
+        raise CommandError(f"{target} returned None; it must return the model")
+    return made
 
 
 def _needs_key(make: Any) -> bool:

@@ -24,6 +24,11 @@ def axis_names(text: str) -> Axes:
     return tuple(_axis_name(token) for token in text.split())
 
 
+def is_variadic(name: str | None) -> bool:
+    """Whether an axis name covers any number of axes: `*batch`, `...`."""
+    return name is not None and (name == "..." or name.startswith("*"))
+
+
 def _axis_name(token: str) -> str | None:
     if token == "...":
         return token

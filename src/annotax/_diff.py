@@ -35,6 +35,10 @@ _jax: Any = jax  # its types for PyTrees are partly unknown
 _PyTreeDef: Any = _jax.tree_util.PyTreeDef
 
 
+_ROWS = 100
+"""So many differences are shown in the text."""
+
+
 @dataclass(frozen=True, repr=False)
 class Diff(Report):
     """In what two trees differ; made by `diff`. Falsy if in nothing.
@@ -46,6 +50,8 @@ class Diff(Report):
 
     differences: tuple[Difference, ...]
     one_way: bool = field(default=False, compare=False)
+    structures_only: bool = field(default=False, compare=False)
+    """Whether one of the two is a treedef, and so nothing is known of leaves."""
 
     def __bool__(self) -> bool:
         return bool(self.differences)
@@ -64,7 +70,8 @@ class Diff(Report):
         """What the differences lead to, in a sentence."""
         kinds = {difference.kind for difference in self.differences}
         if not kinds:
-            return "One compiled program serves both."
+            only = self.structures_only
+            return "The structures agree." if only else "One compiled program serves both."
         if kinds <= HARMLESS:
             return "The structures agree, and nothing compiles anew."
         if kinds <= STATIC_LEAVES:
@@ -87,7 +94,10 @@ class Diff(Report):
 
     def __str__(self) -> str:
         head = counted(len(self), "difference") if self else "no difference"
-        return "\n".join([head, *map(_line, self), textwrap.fill(self.consequence, 80)])
+        rows = [head, *map(_line, self.differences[:_ROWS])]
+        if len(self) > _ROWS:
+            rows.append(f"  and {len(self) - _ROWS:,} more; iterating gives all")
+        return "\n".join([*rows, textwrap.fill(self.consequence, 80)])
 
     def to_dict(self) -> dict[str, Any]:
         """The same as data that `json.dumps` takes."""
@@ -103,6 +113,7 @@ def _line(difference: Difference) -> str:
         "missing": f"only in the first: {old}",
         "extra": f"only in the second: {new}",
     }
+    between["None"] = f"{old} → {new}"
     text = f"  {path or 'the root'}: {between.get(kind, f'{kind}: {old} → {new}')}"
     if kind not in between and len(text) > 80:
         text = f"  {path or 'the root'}: {kind}:\n      {old}\n    → {new}"
@@ -155,7 +166,7 @@ def diff(a: Any, b: Any) -> Diff:
 
 def _between(a: Any, b: Any) -> Diff:
     if (_are(Structure, a, b) or _are(_PyTreeDef, a, b)) and equal(a, b):
-        return Diff(())
+        return Diff((), structures_only=isinstance(a, _PyTreeDef))
     one, other = _readable(a), _readable(b)
     (leaves, treedef), (others, other_treedef) = tree_flatten(one), tree_flatten(other)
     agree = equal(treedef, other_treedef)
@@ -172,7 +183,8 @@ def _between(a: Any, b: Any) -> Diff:
         note = "JAX finds the structures unequal; what is in them looks the same"
         found.append(Difference("", "static data", describe(one), describe(other), note))
     one_way = not agree and (_above(treedef, other) or _above(other_treedef, one))
-    return Diff(tuple(found), one_way and not _are(Structure, a, b))
+    is_treedef = isinstance(a, _PyTreeDef) or isinstance(b, _PyTreeDef)
+    return Diff(tuple(found), one_way and not _are(Structure, a, b), is_treedef)
 
 
 def _are(kind: Any, a: Any, b: Any) -> bool:
@@ -198,7 +210,7 @@ def _readable(tree: Any) -> Any:
         leaves = [x.value if isinstance(x, Opaque) else UNKNOWN_ARRAY for x in tree.slots]
         return tree.treedef.unflatten(leaves)
     if not isinstance(tree, _PyTreeDef):
-        careful_view(tree)  # refuses what cannot be followed
+        careful_view(tree, "diff")  # refuses what cannot be followed
         return tree
     treedef: Any = tree
     try:

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._chain import Link, follow
+from ._compat import SharedNode
 from ._errors import FieldError, describe, explain_error
 from ._layout import is_array, is_inexact_array
 from ._node import below, is_module
 from ._outcome import (
+    TAKEN_OUT,
     LeafFacts,
     constant_outcome,
     inside_outcome,
     leaf_outcome,
+    shared_outcome,
     static_outcome,
 )
 from ._records import Record, record
@@ -115,7 +118,7 @@ def explain(model: Any, path: str) -> Explanation:
                 found=describe(path),
             )
         )
-    seen = careful_view(model)
+    seen = careful_view(model, "explain")
     chain, value = follow(seen, path)
     path = chain[-1].path if chain else ""  # 'weight.' is 'weight'
     at = seen.layout.paths.get(path)
@@ -123,7 +126,10 @@ def explain(model: Any, path: str) -> Explanation:
         entry = seen.layout.entries[at]
         leaf = seen.leaves[at]
         known = record(entry, leaf)
+        if isinstance(leaf, SharedNode):
+            return Explanation(path, "an array, taken out", chain, TAKEN_OUT, known)
         outcome = leaf_outcome(LeafFacts(known, entry, is_inexact_array(leaf)), chain)
+        outcome |= shared_outcome(seen, at, known)
         return Explanation(path, _what(leaf), chain, outcome, known)
     static = [link for link in chain if link.spec is not None and link.spec.static]
     if static:

@@ -7,6 +7,8 @@ of what is static, and of what holds leaves.
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+import jax
+
 from ._chain import IN_LEAVES, Link
 from ._errors import listing
 from ._field import FieldSpec, is_buffer, is_hyper
@@ -39,6 +41,25 @@ def leaf_outcome(leaf: LeafFacts, chain: Sequence[Link]) -> dict[str, str]:
         "tags": listing(sorted(leaf.record.tags)) if leaf.record.tags else "none",
         "axes": ", ".join(name or "_" for name in axes) if axes else "none",
     }
+
+
+TAKEN_OUT = {
+    "shared": "eqx.nn.Shared took it out here; it stands, and is trained, where it keeps it"
+}
+"""What there is to say of the place of an array that `equinox.nn.Shared` took out."""
+
+
+def shared_outcome(seen: View, at: int, leaf: Record) -> dict[str, str]:
+    """Whether the same array stands in other places, too."""
+    array = seen.leaves[at]
+    if leaf.dtype is None or type(array) is jax.ShapeDtypeStruct:
+        return {}
+    paths = zip(seen.layout.paths, seen.leaves, strict=True)
+    others = [path for path, other in paths if other is array and path != leaf.path]
+    if not others:
+        return {}
+    apart = "; each is trained apart: eqx.nn.Shared keeps them one" * leaf.trainable
+    return {"shared": f"the same array as {listing(others, 3)}{apart}"}
 
 
 def _why_role(leaf: LeafFacts, chain: Sequence[Link]) -> str:

@@ -37,7 +37,8 @@ class Node:
 
     `name` leads here from the node above it in the outline: containers that only lengthen
     names are no nodes of their own. `parameters` are the elements of Params, `bytes` those
-    of all arrays; an array that stood in an earlier place counts there.
+    of all arrays; an array in several places counts in the first, and as parameters where
+    it is first a Param.
     """
 
     path: str
@@ -54,6 +55,8 @@ class Node:
     """The earlier path of the same array."""
     sharding: str | None = None
     children: list["Node"] = field(default_factory=list["Node"])
+    identity: int = 0
+    """Of a leaf: equal for the same array in several places."""
     elements: int = 0
     own_bytes: int = 0
     """The size of an array, wherever it counts."""
@@ -92,12 +95,17 @@ def _in_order(seen: View) -> Iterator[Node]:
     starts = [entry.start for entry in seen.layout.modules]
     records = view_records(seen)
     known: dict[int, str] = {}
+    params: set[int] = set()
     begun = 0
     for at, (record, leaf) in enumerate(zip(records, seen.leaves, strict=True)):
         while begun < len(modules) and starts[begun] <= at:
             yield modules[begun]
             begun += 1
-        yield _leaf_node(record, leaf, known)
+        node = _leaf_node(record, leaf, known)
+        if is_param(record) and node.identity not in params:
+            params.add(node.identity)
+            node.parameters = node.elements
+        yield node
     yield from modules[begun:]
 
 
@@ -136,6 +144,7 @@ def _static_text(module: Any, name: str) -> str:
 def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
     """A leaf, its size counted unless the same array came before."""
     node = Node(record.path, record=record, leaf=leaf)
+    node.identity = id(node)
     if record.dtype is None:
         node.cls = class_of(leaf).__name__
         is_shared = isinstance(leaf, SharedNode)
@@ -145,14 +154,18 @@ def _leaf_node(record: Record, leaf: Any, known: dict[int, str]) -> Node:
     node.own_bytes = node.elements * record.dtype.itemsize
     # Two equal stand-ins may be one object and yet mean two arrays.
     if type(leaf) is not jax.ShapeDtypeStruct:
+        node.identity = id(leaf)
         first = known.setdefault(id(leaf), record.path)
         node.same_as = None if first == record.path else first
     node.sharding = sharding_text(leaf)
-    if node.same_as is None:
-        node.bytes = node.own_bytes
-        is_param = record.role is not None and record.role.kind is PARAM
-        node.parameters = node.elements if is_param else 0
+    node.bytes = node.own_bytes if node.same_as is None else 0
     return node
+
+
+def is_param(record: Record) -> bool:
+    """Whether a leaf is an array of parameters, trained or frozen."""
+    is_array = record.dtype is not None
+    return is_array and record.role is not None and record.role.kind is PARAM
 
 
 def sharding_text(leaf: Any) -> str | None:

@@ -3,7 +3,8 @@
 import operator
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import import_module
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
@@ -14,6 +15,9 @@ from ._table import Line, marks, rows
 from ._text import Report, bytes_text, padded, shorten
 from ._totals import SHARES, Total, adam_bytes, state_bytes, total_text, totals
 from ._view import careful_view, endless_message
+
+_WIDEST = 120
+"""Wider than this, numbers stand too far from their names."""
 
 _STYLES = {
     "param": "green",
@@ -97,31 +101,30 @@ class Summary(Report):
         return [*found, *derived, *[("optimizer", state, "")] * is_trained]
 
     def to_dict(self) -> dict[str, Any]:
-        """All rows, none folded, and the totals, as data that `json.dumps` takes."""
+        """The rows down to `depth`, none folded, and the totals, as data for JSON."""
         return {
             "class": self.root.name,
             "rows": [_row(level, node) for level, node in walk(self.root, self.depth)],
-            "totals": {name: asdict(t) for name, t in self.totals.items()},
-            "roles": {name: asdict(t) for name, t in self.roles.items()},
+            "totals": {name: t.to_dict() for name, t in self.totals.items()},
+            "roles": {name: t.to_dict() for name, t in self.roles.items()},
             "optimizer": {"name": self.optimizer, "bytes": self.optimizer_bytes},
         }
 
     def show(self, file: TextIO | None = None) -> None:
         """Print the table: as wide as the terminal, and in colour if rich is there."""
         try:
-            from rich.console import Console
+            rich: Any = import_module("rich.console")
         except ImportError:
-            print(self.text(get_terminal_size().columns), file=file)
+            print(self.text(min(get_terminal_size().columns, _WIDEST)), file=file)
         else:
-            Console(file=file or sys.stdout, highlight=False).print(self)
+            rich.Console(file=file or sys.stdout, highlight=False).print(self)
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
-        from rich.text import Text  # rich calls this, so it is there
-
+        rich: Any = import_module("rich.text")  # rich calls this, so it is there
         del console
-        for line in self.lines(options.max_width):
+        for line in self.lines(min(options.max_width, _WIDEST)):
             pieces = [(text, _STYLES.get(style, "")) for text, style in line]
-            yield Text.assemble(*pieces, no_wrap=True, overflow="crop")
+            yield rich.Text.assemble(*pieces, no_wrap=True, overflow="crop")
 
     def _repr_html_(self) -> str:
         from ._notebook import html  # only notebooks need it
@@ -176,8 +179,6 @@ def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> S
     **Raises:** `StructureError` for a class, for a container that contains itself, and
     for a `depth` that is no natural number.
     """
-    if isinstance(model, type):
-        raise StructureError(_class_message(model))
     _insist_on_depth(depth)
     root = _outline(model)
     leaves = [(node, node.record) for _, node in walk(root) if node.record is not None]
@@ -187,7 +188,7 @@ def summary(model: Any, *, depth: int | None = None, optimizer: Any = None) -> S
 
 
 def _outline(model: Any) -> Node:
-    seen = careful_view(model)
+    seen = careful_view(model, "summary")
     try:
         return outline(seen)
     except RecursionError as error:
@@ -208,17 +209,6 @@ def _insist_on_depth(depth: Any) -> None:
                 found=repr(depth) if isinstance(depth, int) else describe(depth),
             )
         )
-
-
-def _class_message(cls: type) -> str:
-    return explain_error(
-        f"summary({cls.__name__})",
-        "a class has no leaves",
-        expected="a model, or an abstract one",
-        found="a class",
-        fix=f"eqx.filter_eval_shape({cls.__name__}, ...) makes an abstract instance; "
-        "annotax.audit looks at classes",
-    )
 
 
 # --- texts and plain data ------------------------------------------------------------

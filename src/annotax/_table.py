@@ -8,6 +8,7 @@ are one line with `×100`, and their contents are shown once.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ._axes import is_variadic
 from ._field import is_buffer
 from ._outline import Node
 from ._path import segments
@@ -89,7 +90,9 @@ def leaf_text(node: Node, record: Record) -> str:
     if node.sharding is not None:
         parts.append(node.sharding)
     if record.axes:
-        parts.append(" ".join(axis or "_" for axis in record.axes))
+        # Leading axes that nobody names: a stacked model has them.
+        more = 0 if any(map(is_variadic, record.axes)) else record.ndim - len(record.axes)
+        parts.append(" ".join(["_"] * more + [axis or "_" for axis in record.axes]))
     return " ".join(parts)
 
 

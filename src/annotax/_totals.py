@@ -1,7 +1,7 @@
 """How much of a model is what: totals by role, and the optimizer state to expect."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -34,16 +34,24 @@ class Total:
     elements: int = 0
     bytes: int = 0
 
+    seen: set[int] = field(default_factory=set[int], repr=False, compare=False)
+
     def add(self, node: Node, record: Record) -> None:
-        """Count one leaf."""
+        """Count one leaf. An array in a Buffer and in a Param is one of each."""
         self.leaves += 1
         if record.dtype is None:
             return
         self.places += 1
-        if node.same_as is None:
+        if node.identity not in self.seen:
+            self.seen.add(node.identity)
             self.arrays += 1
             self.elements += node.elements
             self.bytes += node.own_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as data that `json.dumps` takes."""
+        names = ("kind", "leaves", "places", "arrays", "elements", "bytes")
+        return {name: getattr(self, name) for name in names}
 
 
 def _share(record: Record) -> str:

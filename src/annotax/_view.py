@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 
 from ._compat import EquinoxMeta, node_data, tree_flatten
-from ._errors import StructureError, explain_error
+from ._errors import AnnotaxError, StructureError, explain_error
 from ._layout import Layout
 from ._registry import registry
 from ._traverse import traverse
@@ -45,7 +45,7 @@ def view(tree: Any) -> View:
         raise StructureError(endless_message(tree)) from error
 
 
-def careful_view(tree: Any) -> View:
+def careful_view(tree: Any, function: str) -> View:
     """`view` for what is asked by hand, of trees that may be no trees.
 
     When a module contains itself, JAX gives up without counting the depth of recursion
@@ -53,6 +53,8 @@ def careful_view(tree: Any) -> View:
     a message. So it is tried in a thread that is given up. It costs a tenth of a
     millisecond, and taking the tree apart twice.
     """
+    if isinstance(tree, type):
+        raise StructureError(_class_message(function, tree))
     errors: list[Exception] = []
 
     def attempt() -> None:
@@ -68,7 +70,12 @@ def careful_view(tree: Any) -> View:
     thread.join()
     if errors and _is_endless(errors[0]):
         raise StructureError(endless_message(tree)) from errors[0]
-    return view(tree)
+    try:
+        return view(tree)
+    except AnnotaxError:
+        raise
+    except Exception as error:
+        raise StructureError(_untakeable_message(function, tree, error)) from error
 
 
 def _is_endless(error: Exception) -> bool:
@@ -80,10 +87,31 @@ def endless_message(tree: Any) -> str:
     """The message for what contains itself, or nests so deeply that it may as well."""
     return explain_error(
         f"a {type(tree).__name__}",
-        "this is no tree: following it never ends",
+        "this cannot be followed: it contains itself, or nests too deeply",
         expected="containers that do not contain themselves, and less than some "
         "hundreds of modules in one another",
         fix="look for a list or a dictionary that was put into itself",
+    )
+
+
+def _class_message(function: str, cls: type) -> str:
+    return explain_error(
+        f"{function}({cls.__name__})",
+        "a class has no leaves",
+        expected="a model, or an abstract one",
+        found="a class",
+        fix=f"eqx.filter_eval_shape({cls.__name__}, ...) makes an abstract instance; "
+        "annotax.audit looks at classes",
+    )
+
+
+def _untakeable_message(function: str, tree: Any, error: Exception) -> str:
+    first = str(error).partition("\n")[0]
+    return explain_error(
+        f"{function}({type(tree).__name__})",
+        "JAX cannot take this apart",
+        expected="a PyTree: dictionaries whose keys can be sorted, nodes that flatten",
+        found=f"{type(error).__name__}: {first}",
     )
 
 
