@@ -311,7 +311,7 @@ def test_a_registered_class(written: Any, said: Any):
         items.0: an array f32[2]
           items: Any
             annotated in Foreign, @{line("items", "Foreign")}
-            registered for Foreign: buffer
+            registered for Foreign, @48: buffer
             tags far
           0
             in a list
@@ -329,7 +329,7 @@ def test_a_registered_class(written: Any, said: Any):
         p: a float 0.5
           p: float
             annotated in Foreign, @{line("p:", "Foreign")}
-            registered for Foreign: hyper
+            registered for Foreign, @48: hyper
           role:       hyper, from Foreign.p
           trainable:  no, it is no array
           static:     no, only registered as a Hyper; annotax.adopt(model) makes it
@@ -377,7 +377,7 @@ def test_an_adopted_class(written: Any, said: Any):
         items.2.a: an int 1
           items: Any
             annotated in Foreign, @{line("items", "Foreign")}
-            registered for Foreign: buffer
+            registered for Foreign, @48: buffer
             tags far
           2
             in a list
@@ -956,3 +956,20 @@ def test_an_array_that_shared_took_out():
 def test_a_class_has_no_leaves():
     found = message(anx.StructureError, lambda: anx.explain(eqx.nn.Linear, "weight"))
     assert found.startswith("explain(Linear): a class has no leaves\n")
+
+
+def test_where_a_class_was_registered():
+    class Theirs(eqx.Module):
+        table: jax.Array
+        scale: jax.Array
+
+    anx.register(Theirs, table=anx.Buffer)
+    line = sys._getframe().f_lineno - 1
+    anx.register(Theirs, scale=anx.Param)
+    theirs = Theirs(jnp.ones(2), jnp.ones(2))
+    reasons = [
+        anx.explain(theirs, name).chain[0].reasons()[1] for name in ("table", "scale")
+    ]
+    file = Path(__file__).name
+    assert reasons[0].endswith(f"{file}:{line}: buffer")
+    assert reasons[1].endswith(f"{file}:{line + 2}: param")

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from ._errors import FieldError, describe, explain_error, listing, nearest
 from ._field import FieldSpec
 from ._leaves import Leaves
-from ._locate import locate_field
+from ._locate import Location, locate_field
 from ._node import below
 from ._path import join, segments
-from ._registry import class_of
+from ._registry import CONTENTS, class_of, registry
 from ._specs import Overridden, content_spec, field_specs, overridden, registered_at
 from ._view import View
 
@@ -58,7 +58,8 @@ class Link(NamedTuple):
             lines += self._who_says(spec, owner)
             lines += map(self._other_text, overridden(owner, self.step))
         elif spec.role is not None:
-            lines.append(f"registered for {owner.__name__}: {spec.role.name}")
+            place = _registered_place(owner, CONTENTS)
+            lines.append(f"registered for {owner.__name__}{place}: {spec.role.name}")
         lines += ["frozen by freeze"] * spec.frozen
         lines += [f"tags {listing(sorted(spec.tags))}"] * bool(spec.tags)
         lines += ["persistent=False"] * (not spec.persistent)
@@ -74,7 +75,8 @@ class Link(NamedTuple):
         said = spec.role or spec.opaque_role
         if registered is not None and said is not None:
             only = ", for what is no array" * (spec.role is None)
-            return [f"registered for {registered.__name__}: {said.name}{only}"]
+            place = _registered_place(registered, spec.name)
+            return [f"registered for {registered.__name__}{place}: {said.name}{only}"]
         if spec.origin == "inferred":
             return ["inferred by adopt" + " from what it holds" * spec.static]
         return ["nobody says a role"] if spec.role is None else []
@@ -84,6 +86,12 @@ def _place(cls: type, name: str) -> str:
     """A class, with the file and line where it annotates a field if they are known."""
     location = locate_field(cls, name)
     return cls.__name__ if location is None else f"{cls.__name__}, {location}"
+
+
+def _registered_place(cls: type, name: str) -> str:
+    """The file and line of a user's registration; annotax's own have none."""
+    place = registry.places.get(cls, {}).get(name)
+    return "" if place is None else f", {Location(*place)}"
 
 
 def follow(seen: View, path: str) -> tuple[tuple[Link, ...], Any]:

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any, TypeVar, cast
 
+from ._compat import outer_frames
 from ._errors import AnnotationError, FieldError, explain_error, unknown_fields
 from ._field import FieldOptions, is_hyper, options_of
-from ._registry import registry
+from ._registry import Place, registry
 from ._role import Role
 from ._specs import registered_annotations
 
@@ -65,8 +66,17 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
         raise FieldError(unknown_fields(cls.__name__, unknown, names))
     given = {name: _options(value) for name, value in fields.items()}
     _refuse_static(original, given)
-    registry.register(original, {**registered_annotations(original), **given})
+    said = {**registered_annotations(original), **given}
+    registry.register(original, said, _caller())
     return cls
+
+
+def _caller() -> Place | None:
+    """Where the user calls `register`, for `explain` to tell."""
+    for frame in outer_frames():
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "annotax":
+            return frame.f_code.co_filename, frame.f_lineno
+    return None
 
 
 def _has_fields(cls: object) -> bool:

@@ -64,6 +64,9 @@ class Variant(NamedTuple):
     changes: Changes
 
 
+Place = tuple[str, int]
+"""A source file and a line in it."""
+
 CONTENTS = "*"
 """Under this name stands what is said of all contents of a class without fields."""
 
@@ -73,6 +76,7 @@ class _Registry:
         self.declarations: dict[type, Declaration] = {}
         self.variants: dict[type, Variant] = {}
         self.registrations: dict[type, dict[str, FieldOptions]] = {}
+        self.places: dict[type, dict[str, Place]] = {}
         self.unsettled: set[type] = set()
         self.buffers: dict[type, tuple[str, ...]] = {}
         self.version = 0
@@ -86,9 +90,17 @@ class _Registry:
         if known_before:
             self._invalidate()
 
-    def register(self, cls: type, options: Mapping[str, FieldOptions]) -> None:
-        """Record what somebody says of a class that is not ours; the last word wins."""
+    def register(
+        self, cls: type, options: Mapping[str, FieldOptions], place: Place | None = None
+    ) -> None:
+        """Record what somebody says of a class that is not ours; the last word wins.
+
+        `place` is where it is said; annotax's own table has none.
+        """
         with self._lock:
+            if place is not None:
+                known_places = self.places.get(cls, {})
+                self.places[cls] = {**known_places, **dict.fromkeys(options, place)}
             known = self.registrations.get(cls, {})
             self.registrations[cls] = {**known, **options}
         self._invalidate()
