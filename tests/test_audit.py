@@ -1,32 +1,43 @@
 """What `audit` finds in classes, and what it leaves alone."""
 
+import abc
 import ast
+import collections
+import collections.abc
+import dataclasses
 import importlib
 import importlib.util
 import json
 import pathlib
 import re
+import shutil
 import sys
 import textwrap
 import types
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypedDict
 
+import diffrax as _dfx
 import equinox as eqx
+import flowjax.bijections as _fjb
 import jax
 import jax.numpy as jnp
+import jaxtyping
+import lineax as _lx
 import numpy as np
+import optimistix as _optx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Float, Int, Key, Num, PRNGKeyArray, PyTree, Shaped, UInt
 from typing_extensions import TypeAliasType
 
 import annotax as anx
 from annotax import TargetError
 from annotax._audit import audit
+from annotax._errors import FindingError
 from annotax._findings import CODES
 from annotax._held import Held, held_types
 from annotax._registry import registry
@@ -142,7 +153,7 @@ def found(target, **options):
 REPORT = """\
 anx_sample/plain.py:5: ANX007 Foreign: nobody says what its arrays are (weight, scale)
     fix: annotax.Module as its base, with roles; or annotax.register(Foreign, \
-weight=annotax.Param, ...)
+weight=annotax.Param, scale=annotax.Param), with annotax.Buffer for what is not trained
 anx_sample/roles.py:9: ANX001 Model.bare: it holds arrays, and no role says whether \
 they are trained
     fix: Param[...] around the type if they are, Buffer[...] if not
@@ -162,7 +173,7 @@ has no hash
     fix: tuple[...]; field(converter=tuple) takes lists as well
 anx_sample/roles.py:15: ANX003 Model.table: a Hyper is compared and hashed, and a dict \
 has no hash
-    fix: a tuple of pairs; field(converter=...) can make it from a dict
+    fix: tuples all the way down, of pairs in place of a dict
 anx_sample/roles.py:16: ANX006 Model.teacher: the Params of MLP (layers.weight, \
 layers.bias) are not trained in a Buffer
     fix: nothing, if a copy that is not trained is meant (a teacher, a moving average); \
@@ -203,8 +214,9 @@ they are trained
 anx_sample/strings.py:32: ANX008 Static.fixed: it is compared and hashed as static data, \
 and its type holds arrays
     fix: drop static=True; jax.lax.stop_gradient if it is not trained
-anx_sample.broken: skipped: ModuleNotFoundError: No module named 'no_such_module_at_all'
-anx_sample: 19 warnings and 1 note in 9 classes; 1 module skipped"""
+anx_sample.broken: skipped (optional): ModuleNotFoundError: No module named \
+'no_such_module_at_all'
+anx_sample: 19 warnings and 1 note in 9 classes; 1 module skipped (1 optional)"""
 
 
 def test_every_kind_of_mistake(package, monkeypatch):
@@ -281,7 +293,10 @@ def test_foreign_classes_in_fields(package):
     (finding,) = audit(Holder)
     assert (finding.code, finding.where) == ("ANX007", "Holder.many")
     assert finding.problem == ("nobody says what the arrays of Foreign are (weight, scale)")
-    assert finding.fix == "annotax.register(Foreign, weight=annotax.Param, ...)"
+    assert finding.fix == (
+        "annotax.register(Foreign, weight=annotax.Param, scale=annotax.Param), with "
+        "annotax.Buffer for what is not trained"
+    )
 
 
 def test_foreign_bases(package):
@@ -370,6 +385,193 @@ def test_arrays_of_every_kind_want_a_role():
     ]
 
 
+@dataclasses.dataclass
+class Settings:
+    """Compared and not hashed, as `@dataclass` makes it."""
+
+    size: int = 1
+
+
+class Compared:
+    """Compared and not hashed, as Python makes it."""
+
+    def __eq__(self, other):
+        return True
+
+
+class Table(TypedDict):
+    """A dict."""
+
+    size: int
+
+
+class Sized(Protocol):
+    """Of what it stands for, some may have a hash."""
+
+    def __eq__(self, other): ...
+
+
+class Ordered(abc.ABC):
+    """As a protocol."""
+
+    @abc.abstractmethod
+    def __eq__(self, other): ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """With a hash."""
+
+
+def test_all_that_has_no_hash():
+    class Model(anx.Module):
+        plain: anx.Hyper[Settings]
+        compared: anx.Hyper[Compared | None]
+        table: anx.Hyper[Table]
+        many: anx.Hyper[tuple[Settings, ...]]
+        deque: anx.Hyper[collections.deque[int]]
+        lists: anx.Hyper[tuple[list[int], ...]]
+        twice: anx.Hyper[list[list[int]]]
+        sets: anx.Hyper[tuple[set[int], ...]]
+        buffers: anx.Hyper[tuple[bytearray, ...]]
+        maybe: anx.Hyper[list[int] | None]
+        one: anx.Hyper[set[int]]
+        pairs: anx.Hyper[dict[str, int]]
+        frozen: anx.Hyper[Frozen]
+        mapping: anx.Hyper[collections.abc.Mapping[str, int]]
+        protocol: anx.Hyper[Sized]
+        abstract: anx.Hyper[Ordered]
+
+    findings = audit(Model).findings
+    assert {one.code for one in findings} == {"ANX003"}
+    told = {one.where.partition(".")[2]: one.fix for one in findings}
+    assert told == {
+        "plain": "@dataclass(frozen=True) on Settings",
+        "compared": "a type whose values have a hash",
+        "table": "a NamedTuple in place of the TypedDict Table",
+        "many": "@dataclass(frozen=True) on Settings",
+        "deque": "a type whose values have a hash",
+        "lists": "tuples all the way down",
+        "twice": "tuples all the way down",
+        "sets": "tuples and frozensets all the way down",
+        "buffers": "bytes",
+        "maybe": "tuple[...]",
+        "one": "frozenset[...]; field(converter=frozenset) takes sets as well",
+        "pairs": "a tuple of pairs; field(converter=...) can make it from a dict",
+    }
+    assert findings[0].problem == (
+        "a Hyper is compared and hashed, and a Settings has no hash"
+    )
+
+
+class Pattern(jaxtyping.AbstractDtype):
+    """A dtype of somebody's own."""
+
+    dtypes = re.compile("int.*")
+
+
+def test_integers_booleans_and_keys_are_buffers():
+    class Model(anx.Module):
+        count: Int[Array, ""]
+        unsigned: UInt[Array, ""]
+        mask: Bool[Array, " n"]
+        key: Key[Array, ""]
+        keys: list[PRNGKeyArray]
+        numpy: np.ndarray[Any, np.dtype[np.int32]]
+        static: anx.Hyper[Int[Array, ""]]
+        weight: Float[Array, ""]
+        shaped: Shaped[Array, ""]
+        number: Num[Array, ""]
+        both: tuple[Float[Array, ""], Int[Array, ""]]
+        real: np.ndarray[Any, np.dtype[np.float32]]
+        pattern: Pattern[Array, ""]
+
+    fixes = {one.where.partition(".")[2]: one.fix for one in audit(Model)}
+    only = "Buffer[...]: integers, booleans and keys are not trained"
+    exact = {"count", "unsigned", "mask", "key", "keys", "numpy", "static"}
+    assert {name for name, fix in fixes.items() if fix == only} == exact
+    either = "Param[...] around the type if they are, Buffer[...] if not"
+    assert {name for name, fix in fixes.items() if fix == either} == {
+        *("weight", "shaped", "number", "both", "real", "pattern")
+    }
+
+
+def test_registrations_that_are_good_advice():
+    class Random(eqx.Module):
+        key: PRNGKeyArray
+
+    class Mixed(eqx.Module):
+        key: PRNGKeyArray
+        weight: Array
+        count: Int[Array, ""]
+        more: Array
+
+    class Static(eqx.Module):
+        mask: Bool[Array, " n"] = eqx.field(static=True)
+
+    class Holder(anx.Module):
+        random: Random
+        mixed: Mixed
+
+    random, mixed = audit(Holder).findings
+    assert random.fix == "annotax.register(Random, key=annotax.Buffer)"
+    assert mixed.fix == (
+        "annotax.register(Mixed, key=annotax.Buffer, weight=annotax.Param, "
+        "count=annotax.Buffer, ...), with annotax.Buffer for what is not trained"
+    )
+    assert [one.fix for one in audit(Static, ignore="ANX007")] == ["drop static=True"]
+
+
+def test_roles_in_plain_classes_are_told_at_their_field():
+    class Known(eqx.Module):
+        first: anx.Param[Array]
+
+    anx.register(Known)
+
+    class Plain(Known):
+        options: int = anx.field(tags=("a",), default=1)
+        remark: "Param is no annotation" = 1
+        twin: Array = anx.field(role=anx.Buffer, default=None)
+        other: anx.Buffer[Array] = None
+
+    class Below(Plain):
+        pass
+
+    module = types.ModuleType("plain_roles")
+    for cls in (Plain, Below):
+        cls.__module__ = module.__name__
+        setattr(module, cls.__name__, cls)
+    (finding,) = audit(module)
+    assert (finding.code, finding.where) == ("ANX009", "Plain.twin")
+    assert finding.problem == "a role in a class that annotax does not know"
+    assert finding.fix == "class Plain(annotax.Module)"
+
+
+def test_a_lost_role_in_a_plain_class():
+    class Plain(eqx.Module):
+        size: int
+        lost: "Buffer[Array]"
+
+    (finding,) = audit(Plain, ignore="ANX007")
+    assert (finding.code, finding.where) == ("ANX009", "Plain.lost")
+
+
+def test_a_promise_that_a_plain_class_does_not_keep():
+    class Base(eqx.Module):
+        size: eqx.AbstractVar[anx.Hyper[int]]
+
+    class Plain(Base):
+        name: str
+        size: int
+
+    (finding,) = audit(Plain)
+    assert (finding.code, finding.where) == ("ANX009", "Plain.size")
+    assert finding.problem == (
+        "a base promises a Hyper, and the field that implements it is not static"
+    )
+    assert finding.fix == "annotate size again in Plain, as Hyper[...]"
+
+
 def test_aliases_that_name_themselves():
     Tree = TypeAliasType("Tree", "list[Tree] | tuple[Array, ...]")
     names = {"Tree": Tree, "Array": Array, "Text": "Text"}
@@ -434,12 +636,14 @@ def test_the_report_as_data(package):
             }
         ],
         "skipped": [],
+        "unseen": [],
     }
     skipped = audit("anx_sample").to_dict()["skipped"]
     assert skipped == [
         {
             "module": "anx_sample.broken",
             "reason": "ModuleNotFoundError: No module named 'no_such_module_at_all'",
+            "kind": "optional",
         }
     ]
 
@@ -459,16 +663,171 @@ def test_nothing_found_and_nothing_there():
     assert clean.ok
     assert len(clean) == 0
     assert list(clean) == []
-    assert bool(clean)
+    assert clean
     assert repr(clean) == str(clean) == "test_audit.Recursive: nothing found in 1 class"
     empty = audit(annotax._text)
     assert str(empty) == "annotax._text: no equinox.Module is defined here"
     assert empty.ok
 
 
+# --- what could not be looked at -----------------------------------------------------
+
+MODEL = "import annotax as anx\nclass M(anx.Module):\n    x: anx.Param[anx.Array]\n"
+MODEL = MODEL.replace("anx.Array", "__import__('jax').Array")
+EXTRA = "import no_such_module_at_all"
+SAID = """
+try:
+    import no_such_module_at_all
+except ImportError as error:
+    raise ImportError('install the extra') from error
+"""
+
+
+@pytest.fixture
+def make_package(tmp_path, monkeypatch):
+    """Makes a package of modules by name, and forgets it afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(**modules):
+        (tmp_path / "anx_made").mkdir()
+        for name, text in {"__init__": "", **modules}.items():
+            (tmp_path / "anx_made" / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        return "anx_made"
+
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == "anx_made"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (EXTRA, "optional"),
+        (SAID, "optional"),
+        ("from jax import no_such_name", "optional"),
+        ("raise ImportError('not today')", "broken"),
+        ("raise RuntimeError('not today')", "broken"),
+        ("raise SystemExit(1)", "broken"),
+        ("1 +", "broken"),
+        ("from . import no_such_name", "broken"),
+        ("from .no_such_name import x", "broken"),
+        ("import anx_made.no_such_name", "broken"),
+    ],
+)
+def test_what_is_broken_is_not_ok(make_package, text, kind):
+    report = audit(make_package(good=MODEL, other=text))
+    assert [(one.module, one.kind) for one in report.skipped] == [("anx_made.other", kind)]
+    assert report.ok == bool(report) == (kind == "optional")
+    assert report.classes == 1
+    assert not report.unseen
+    end = f"nothing found in 1 class; 1 module skipped (1 {kind})"
+    assert str(report).endswith(f"anx_made: {end}")
+
+
+def test_a_package_of_which_nothing_was_seen_is_not_ok(make_package):
+    report = audit([make_package(one=EXTRA, two=EXTRA, three="1 / 0"), Recursive])
+    assert not report.ok
+    assert report.unseen == ("anx_made",)
+    report = audit("anx_made")
+    assert report.to_dict()["unseen"] == ["anx_made"]
+    assert (
+        str(report)
+        == """\
+anx_made.one: skipped (optional): ModuleNotFoundError: No module named \
+'no_such_module_at_all'
+anx_made.three: skipped (broken): ZeroDivisionError: division by zero
+anx_made.two: skipped (optional): ModuleNotFoundError: No module named \
+'no_such_module_at_all'
+anx_made: nothing could be looked at; 3 modules skipped (1 broken, 2 optional)"""
+    )
+
+
+def test_a_package_of_which_all_is_optional_is_not_ok(make_package):
+    report = audit(make_package(one=EXTRA))
+    assert not report.ok
+    text = "anx_made: nothing could be looked at; 1 module skipped (1 optional)"
+    assert str(report).splitlines()[-1] == text
+
+
+def test_nothing_found_in_a_part(make_package):
+    report = audit(make_package(one=EXTRA, two=""))
+    assert report.ok
+    assert str(report).splitlines()[-1] == (
+        "anx_made: no equinox.Module in what could be imported; 1 module skipped "
+        "(1 optional)"
+    )
+
+
+def test_check_gives_the_audit_or_raises(make_package):
+    clean = audit(Recursive)
+    assert clean.check() is clean
+    model = "import annotax as anx, jax\nclass M(anx.Module):\n"
+    model += "".join(f"    x{at}: jax.Array\n" for at in range(22))
+    report = audit(make_package(many=model, other="1 / 0"))
+    assert not report
+    with pytest.raises(FindingError) as caught:
+        report.check()
+    first, *rows = str(caught.value).splitlines()
+    assert first == "anx_made: 22 warnings in 1 class; 1 module skipped (1 broken)"
+    assert rows[0] == (
+        "anx_made.other: skipped (broken): ZeroDivisionError: division by zero"
+    )
+    assert "\n".join(rows[1:3]) == str(report.findings[0])
+    assert rows[-1] == "and 3 more"
+    assert len(rows) == 1 + 2 * 19 + 1
+    assert issubclass(FindingError, anx.AnnotaxError)
+    assert issubclass(FindingError, ValueError)
+
+
+def test_check_of_a_few_findings(package):
+    report = audit("anx_sample.roles.Model.Inner")
+    with pytest.raises(FindingError) as caught:
+        report.check()
+    finding = str(report.findings[0])
+    assert str(caught.value) == (
+        f"anx_sample.roles.Model.Inner: 1 warning in 1 class\n{finding}"
+    )
+
+
 # --- refusals ------------------------------------------------------------------------
 
 REFUSALS = {
+    "mistyped behind a colon": (
+        "annotax:Modul",
+        """\
+audit: there is no module 'annotax.Modul'
+  expected: a package or module that can be imported, or a class
+  fix:      did you mean 'annotax.Module'?""",
+    ),
+    "path": (
+        "./mypkg",
+        """\
+audit: './mypkg' is a path
+  expected: the name that is imported: a package, a module or a class
+  fix:      audit('mypkg'), where `import mypkg` works""",
+    ),
+    "file": (
+        "src/mypkg/models.py",
+        """\
+audit: 'src/mypkg/models.py' is a path
+  expected: the name that is imported: a package, a module or a class
+  fix:      audit('models'), where `import models` works""",
+    ),
+    "class in a file": (
+        "C:\\work\\mypkg.py:Model",
+        """\
+audit: 'C:\\\\work\\\\mypkg.py:Model' is a path
+  expected: the name that is imported: a package, a module or a class
+  fix:      audit('mypkg'), where `import mypkg` works""",
+    ),
+    "here": (
+        ".",
+        """\
+audit: '.' is a path
+  expected: the name that is imported: a package, a module or a class
+  fix:      audit('...'), where `import ...` works""",
+    ),
     "mistyped": (
         "anx_samples",
         """\
@@ -547,6 +906,25 @@ audit(ignore=...): there is no code 'ANX06'
     assert audit(Recursive, ignore="ANX006").ok
 
 
+@pytest.mark.parametrize(
+    "ignore",
+    ["ANX002,ANX001", ["ANX001", "ANX002"], ("ANX001, ANX002",), ["ANX001,", "ANX002"]],
+)
+def test_codes_to_ignore_in_every_spelling(ignore):
+    class Two(anx.Module):
+        bare: Array
+        fixed: anx.Hyper[Array]
+
+    assert len(audit(Two)) == 2
+    assert found(Two, ignore=ignore) == []
+
+
+def test_a_class_behind_a_colon(package):
+    for name in ("Model.Inner", "Wrong"):
+        colon, dotted = (audit(f"anx_sample.roles{mark}{name}") for mark in ":.")
+        assert str(colon) == str(dotted)
+
+
 # --- on real code --------------------------------------------------------------------
 
 # Each was looked at as its maintainer would: none has an array in a static field, and a
@@ -572,11 +950,6 @@ def test_published_libraries_give_no_false_alarm(name):
 class Solver(anx.Module):
     """What somebody writes on top of published libraries, with what is in their way."""
 
-    import diffrax as _dfx
-    import flowjax.bijections as _fjb
-    import lineax as _lx
-    import optimistix as _optx
-
     operator: _lx.MatrixLinearOperator
     solver: anx.Hyper[_lx.AbstractLinearSolver]
     controller: _dfx.PIDController
@@ -595,6 +968,84 @@ def test_published_libraries_as_parts_of_a_model():
     assert not {f"Solver.{name}" for name in silent} & {where for _, where in findings}
 
 
+def mutated(tmp_path, monkeypatch, name, file, *changes):
+    """A copy of an installed library with changes that keep its lines; the first line.
+
+    The copy has a name of its own, and is imported beside the library.
+    """
+    source = pathlib.Path(importlib.import_module(name).__file__).parent
+    shutil.copytree(source, tmp_path / f"mutated_{name}")
+    path = tmp_path / f"mutated_{name}" / file
+    text = path.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return text.splitlines().index(changes[0][1].splitlines()[0]) + 1
+
+
+@pytest.fixture
+def forgotten():
+    """Modules of mutated libraries do not stay."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("mutated_")]:
+        del sys.modules[name]
+
+
+def test_a_static_array_in_a_published_library(tmp_path, monkeypatch, forgotten):
+    field = '    matrix: Inexact[Array, "a b"]'
+    change = (f"{field}\n", f"{field} = eqx.field(static=True)\n")
+    line = mutated(tmp_path, monkeypatch, "lineax", "_operator.py", change)
+    (finding,) = audit("mutated_lineax")
+    assert (finding.code, finding.where) == ("ANX008", "MatrixLinearOperator.matrix")
+    assert finding.location.line == line
+    assert finding.location.file.endswith("mutated_lineax/_operator.py")
+
+
+def test_a_published_class_that_is_annotated_in_part(tmp_path, monkeypatch, forgotten):
+    line = mutated(
+        *(tmp_path, monkeypatch, "paramax", "wrappers.py"),
+        (
+            "class WeightNormalization(AbstractUnwrappable[Array]):",
+            "class WeightNormalization(AbstractUnwrappable[Array], anx.Module):",
+        ),
+        ("import equinox as eqx\n", "import equinox as eqx, annotax as anx\n"),
+        ("    scale: Array | Abs", "    scale: anx.Param[Array] | Abs"),
+    )
+    report = audit("mutated_paramax")
+    (bare,) = [one for one in report if one.code == "ANX001"]
+    assert bare.where == "WeightNormalization.weight"
+    source = (tmp_path / "mutated_paramax" / "wrappers.py").read_text().splitlines()
+    assert bare.location.line > line
+    assert source[bare.location.line - 1].startswith("    weight: Array")
+    # A class of the library beside it, of which nobody says anything.
+    others = [(one.code, one.where) for one in report if one is not bare]
+    assert others == [("ANX007", "RealToIncreasingOnInterval")]
+
+
+class Weighted(_fjb.Affine, anx.Module):
+    """A published class with a field more."""
+
+    more: Array
+
+
+class Learned(_optx.Newton, anx.Module):
+    """A published solver with a field more."""
+
+    damping: Float[Array, ""] = 1.0
+    sizes: anx.Hyper[list[int]] = ()
+
+
+def test_published_classes_as_bases():
+    assert ("ANX001", "Weighted.more") in found(Weighted)
+    assert ("ANX007", "Affine") in found(Weighted)
+    assert [one for one in found(Learned) if one[1].startswith("Learned")] == [
+        ("ANX001", "Learned.damping"),
+        ("ANX003", "Learned.sizes"),
+    ]
+
+
 def documented_classes(path):
     """The class statements of a page or an example, with the names they need."""
     text = path.read_text()
@@ -605,6 +1056,7 @@ def documented_classes(path):
         for node in ast.parse(text).body
         if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef)
         or (isinstance(node, ast.Assign) and re.search("TypeVar|Role", ast.unparse(node)))
+        or ast.unparse(node).startswith("anx.register(Scaler")
     ]
     return ast.unparse(ast.Module(kept, []))
 

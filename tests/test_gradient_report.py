@@ -4,9 +4,11 @@ import json
 import pickle
 import re
 from functools import partial
+from operator import itemgetter
 
 import diffrax as dfx
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.extend.core
 import jax.numpy as jnp
@@ -359,6 +361,7 @@ def test_an_ode():
     ):
         report = gradient_report(loss, model, ONES, adjoint)
         assert (report.ok, len(report.selected), report.assumed) == (True, 6, ())
+        assert report.through_while == isinstance(adjoint, dfx.ForwardMode)
 
 
 @pytest.mark.parametrize("solver", [lx.LU(), lx.QR(), lx.GMRES(1e-3, 1e-3)])
@@ -477,8 +480,26 @@ def test_integers_and_undeclared_leaves():
     report = gradient_report(loss, model)
     assert report.ok
     assert report.integer == ("d", "key", "m.mean", "n", "s")
+    assert report.integer_params == ()
+    assert "integer" not in str(report)
+    chosen = gradient_report(loss, model, wrt=anx.by_path("a") | anx.by_path("n"))
+    assert chosen.integer_params == ("n",)
     assert report.undeclared == ("a",)
     assert report.guarded == ()
+
+
+def test_integers_that_are_params_are_shown():
+    model = [Scale(jnp.arange(3), ONES), Scale(ONES, jnp.arange(3))]
+    report = gradient_report(lambda m: m[0].loss(ONES) + m[1].loss(ONES), model)
+    assert (report.integer, report.integer_params) == (
+        ("0.weight", "1.mean"),
+        ("0.weight",),
+    )
+    assert str(report) == (
+        "<lambda>: ok. 1 leaf with a gradient, 1 rightly without.\n"
+        "  integer: a Param or selected, and no gradient by its dtype\n"
+        "    0.weight"
+    )
 
 
 # --- why a Param is dead -------------------------------------------------------------
@@ -532,6 +553,39 @@ def test_a_cut_on_entering_a_buffer_is_the_line_that_makes_the_module():
     report = gradient_report(loss, params("ab"))
     line = loss.__code__.co_firstlineno + 1
     assert report.reasons == {"b": f"cut by stop_gradient at {HERE}:{line}"}
+
+
+def test_a_cut_in_generated_code_is_the_line_that_calls_for_it():
+    def loss(m):
+        m = eqx.tree_at(lambda scale: scale.mean, m, m.weight * 2)
+        return m.mean.sum()
+
+    report = gradient_report(loss, Scale(ONES, ONES))
+    line = loss.__code__.co_firstlineno + 1
+    assert report.reasons == {"weight": f"cut by stop_gradient at {HERE}:{line}"}
+
+
+def test_a_cut_in_a_library_is_the_line_that_calls_the_library():
+    def loss(m):
+        return eqxi.nondifferentiable_backward(m["a"]) + library()(m["b"])
+
+    report = gradient_report(loss, params("ab"))
+    line = loss.__code__.co_firstlineno + 1
+    assert report.reasons["b"] == f"cut by stop_gradient at {HERE}:{line}"
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_a_cut_that_only_a_library_knows_of_is_named_from_its_package(folder):
+    report = gradient_report(library(folder), params("a"))
+    assert report.reasons == {"a": "cut by stop_gradient at layers/_stop.py:3"}
+
+
+def library(folder="site-packages"):
+    """A function of an installed package."""
+    source = "def stop(x):\n    from jax import lax\n    return lax.stop_gradient(x)\n"
+    space = {}
+    exec(compile(source, f"/lib/{folder}/layers/_stop.py", "exec"), space)
+    return space["stop"]
 
 
 def test_many_cuts_are_counted():
@@ -656,9 +710,37 @@ def test_bound_methods_and_partials():
             return jnp.sum(self.scale * model.weight * x)
 
     report = gradient_report(Loss(ONES).loss, Scale(ONES, ONES), ONES)
-    assert (report.function, report.ok) == ("loss", True)
+    assert (report.function, report.ok) == ("Loss.loss", True)
     report = gradient_report(partial(Loss(ONES).loss, x=ONES), Scale(ONES, ONES))
-    assert (report.function, report.ok) == ("partial", True)
+    assert (report.function, report.ok) == ("Loss.loss", True)
+
+
+class Trainer:
+    def loss(self, model):
+        return model["a"]
+
+    @classmethod
+    def shared(cls, model):
+        return model["a"]
+
+    def __call__(self, model):
+        return model["a"]
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (Trainer().loss, "Trainer.loss"),
+        (Trainer.shared, "Trainer.shared"),
+        (Trainer(), "Trainer"),
+        (partial(partial(Trainer().loss)), "Trainer.loss"),
+        (eqx.Partial(Trainer()), "Trainer"),
+        (jax.jit(Trainer().loss), "Trainer.loss"),
+        (itemgetter("a"), "itemgetter"),
+    ],
+)
+def test_functions_have_the_names_that_users_gave_them(fn, name):
+    assert gradient_report(fn, params("a")).function == name
 
 
 def test_inside_a_transformation():
@@ -709,17 +791,104 @@ def test_what_gets_no_gradient_is_not_asked_about():
     assert report.reasons["b"].startswith("cut by stop_gradient")
 
 
+@jax.custom_jvp
+def refuses(x):
+    return x
+
+
+@refuses.defjvp
+def _(primals, tangents):
+    raise ValueError(f"no rule for this, {'and a long story ' * 4}\nand more of it")
+
+
 def test_a_rule_that_raises_is_no_derivative():
     @jax.custom_jvp
-    def refuses(x):
+    def silent(x):
         return x
 
-    @refuses.defjvp
+    @silent.defjvp
     def _(primals, tangents):
         raise NotImplementedError
 
-    report = gradient_report(lambda m: refuses(m["a"]), params("ab"))
+    report = gradient_report(lambda m: silent(m["a"]), params("ab"))
     assert (report.dead, report.assumed) == (("b",), ("custom_jvp_call",))
+    assert report.refusals == {"custom_jvp_call": "NotImplementedError"}
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda m: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((3,), "f4"), m["a"]),
+        lambda m: jax.vmap(lambda x: lax.pmax(x, "i"), axis_name="i")(m["a"]),
+        lambda m: eqxi.nondifferentiable(m["a"]),
+        lambda m: jax.scipy.special.betainc(m["a"], 1.0, 0.5),
+        lambda m: lax.nextafter(m["a"], ONES),
+    ],
+)
+def test_what_is_refused_is_what_jax_refuses(fn):
+    try:
+        jax.grad(lambda m: jnp.sum(fn(m)))(params("a"))
+        refused = False
+    except Exception:
+        refused = True
+    report = gradient_report(fn, params("a"))
+    assert bool(report.refused) == refused
+    assert report.refused == tuple(report.refusals) == report.assumed
+
+
+def test_inside_a_custom_rule_nothing_is_differentiated():
+    @jax.custom_jvp
+    def above(x):
+        return lax.nextafter(x, x + 1) + lax.stop_gradient(x)
+
+    above.defjvp(lambda primals, tangents: (above(*primals), tangents[0]))
+    both = jax.custom_vjp(lambda x, y: lax.nextafter(x, y))
+    both.defvjp(lambda x, y: (x, None), lambda _, ct: (ct, jnp.zeros_like(ct)))
+    assert dead(lambda m: above(m["a"]) + both(m["b"], m["c"]), "abcd") == ("c", "d")
+
+
+# --- loops that jax.grad refuses -----------------------------------------------------
+
+
+def looped_once(x, scale=1.0):
+    return lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * scale), (0, x))[1]
+
+
+def has_small(state):
+    return jnp.min(state[1]) < 3
+
+
+def both_grow(state):
+    return state[0] * 2, state[1] * 2
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda m: looped_once(m["a"]),
+        lambda m: looped_once(ONES, m["a"]),
+        lambda m: jax.jit(lambda a: looped_once(jnp.sin(a)) * 2)(m["a"]),
+        lambda m: lax.scan(lambda c, _: (looped_once(c), None), m["a"], None, length=2)[0],
+        lambda m: looped_once(lax.stop_gradient(m["b"])) + m["a"],
+        lambda m: lax.stop_gradient(looped_once(m["b"])) + m["a"],
+        lambda m: lax.fori_loop(0, 3, lambda _, x: x * m["a"], m["a"]),
+        lambda m: lax.fori_loop(0, m["n"], lambda _, x: x * m["a"], m["a"]),
+        lambda m: m["a"] * lax.while_loop(lambda n: n < 3, lambda n: n + 1, m["n"]),
+        lambda m: m["a"] * lax.while_loop(has_small, both_grow, (m["a"], ONES))[1],
+    ],
+)
+def test_loops_that_jax_refuses_are_noted(fn):
+    model = params("ab") | {"n": jnp.array(2)}
+    try:
+        jax.jit(jax.grad(lambda ab, m: jnp.sum(fn(m | ab))))(params("ab"), model)
+        refused = False
+    except ValueError:
+        refused = True
+    report = gradient_report(fn, model, wrt=anx.by_path("a"))
+    note = "\n  passes a while_loop: jax.grad refuses it, jax.jvp does not"
+    assert report.through_while == refused == report.to_dict()["through_while"]
+    assert str(report).endswith(note) == refused
+    assert not gradient_report(fn, model, wrt=anx.by_path("b")).through_while
 
 
 def test_primitives_that_nobody_knows_are_asked_as_any_other():
@@ -791,8 +960,6 @@ def test_the_text():
             "    and 4 more\n"
             "  leaking: a gradient where none belongs\n"
             "    foreign.mean: a Buffer by registration alone\n"
-            "  integer: no gradient, by its dtype\n"
-            "    n\n"
             "  undeclared: a Param by convention alone\n"
             "    stopped\n"
             f"{names}\n"
@@ -809,17 +976,48 @@ def test_the_text_when_all_is_well():
     assert report.check() is report
 
 
-def test_the_text_names_assumptions():
-    def loss(m):
-        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((3,), "f4"), m["a"])
+def refused_loss(m, x):
+    return jnp.sum(refuses(m.weight) + m.mean)
 
-    assert str(gradient_report(loss, params("a"))) == (
-        "loss: ok. 1 leaf with a gradient, 0 rightly without.\n"
-        "  undeclared: a Param by convention alone\n"
-        "    a\n"
-        "  assumed to pass gradients: JAX cannot tell\n"
-        "    pure_callback"
+
+def test_the_text_names_what_cannot_be_differentiated():
+    report = gradient_report(refused_loss, Scale(ONES, ONES), ONES)
+    assert str(report) == (
+        "refused_loss: 0 of 1 leaf dead, 0 of 1 leaking, and jax.grad refuses it.\n"
+        "  cannot be differentiated: jax.grad raises\n"
+        f"    custom_jvp_call: no rule for this, {'and a long story ' * 2}and a …"
     )
+    assert max(map(len, str(report).splitlines())) == 80
+    report = gradient_report(lambda m: m.weight * refuses(m.mean), Foreign(ONES, ONES))
+    assert str(report).endswith(
+        "  cannot be differentiated, and no selected leaf goes into it\n"
+        f"    custom_jvp_call: no rule for this, {'and a long story ' * 2}and a …"
+    )
+
+
+def test_check_refuses_what_jax_refuses():
+    report = gradient_report(refused_loss, Scale(ONES, ONES), ONES)
+    assert report.ok
+    assert report.check(allow_assumed=True) is report
+    with pytest.raises(GradientError) as error:
+        report.check()
+    assert str(error.value) == (
+        "gradient_report(refused_loss): jax.grad will refuse this function\n"
+        "  expected: a gradient for all of trainable_filter, none for Buffers and "
+        "frozen leaves\n"
+        "  found:    custom_jvp_call cannot be differentiated: no rule for this, and a "
+        "long story\n"
+        "            and a long story and a long story and a long story\n"
+        "  fix:      give it a rule with jax.custom_jvp, or check(allow_assumed=True)"
+    )
+
+
+def test_what_only_other_leaves_go_into_is_not_refused():
+    report = gradient_report(
+        lambda m: m["a"] * refuses(m["b"]), params("ab"), wrt=anx.by_path("a")
+    )
+    assert (report.assumed, report.refused) == (("custom_jvp_call",), ())
+    assert report.check() is report
 
 
 def test_data():
@@ -835,8 +1033,12 @@ def test_data():
         "guarded": ["mean"],
         "leaking": [{"path": "mean", "reason": "a Buffer by registration alone"}],
         "integer": [],
+        "integer_params": [],
         "undeclared": [],
         "assumed": [],
+        "refusals": {},
+        "refused": [],
+        "through_while": False,
     }
     assert pickle.loads(pickle.dumps(report)) == report
     assert hash(report) == hash(gradient_report(call, Foreign(ONES, ONES), ONES))

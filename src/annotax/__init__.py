@@ -17,6 +17,7 @@ from ._errors import (
     AnnotationWarning,
     AnnotaxError,
     FieldError,
+    FindingError,
     GradientError,
     HyperError,
     SelectionError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ._leaf_diff import Difference
     from ._locate import Location
     from ._summary import Summary, summary
+    from ._targets import Skipped
 
 __version__ = "0.1.0.dev0"
 
@@ -63,6 +65,7 @@ __all__ = [
     "FieldError",
     "FieldSpec",
     "Finding",
+    "FindingError",
     "GradientError",
     "GradientReport",
     "Hyper",
@@ -75,6 +78,7 @@ __all__ = [
     "Role",
     "Selection",
     "SelectionError",
+    "Skipped",
     "Structure",
     "StructureError",
     "Summary",
@@ -122,6 +126,7 @@ _ON_DEMAND = {
     "GradientReport": "_gradient_verdict",
     "gradient_report": "_gradient_report",
     "Location": "_locate",
+    "Skipped": "_targets",
     "Summary": "_summary",
     "summary": "_summary",
 }

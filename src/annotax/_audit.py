@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ._errors import TargetError, did_you_mean, explain_error
+from ._errors import FindingError, TargetError, did_you_mean, explain_error
 from ._findings import CODES, Finding, Subject
 from ._plain_rules import (
     foreign_finding,
@@ -15,7 +15,7 @@ from ._plain_rules import (
 )
 from ._registry import registry
 from ._rules import role_findings
-from ._targets import Target, find_targets
+from ._targets import Skipped, Target, find_targets
 from ._text import Report, counted
 
 
@@ -38,13 +38,32 @@ class Audit(Report):
     """By file and line."""
     classes: int
     """How many module classes were looked at."""
-    skipped: tuple[tuple[str, str], ...]
-    """Modules that could not be imported, each with the reason."""
+    skipped: tuple[Skipped, ...]
+    """Modules that could not be imported, each with the reason and its kind: `optional` if
+    a package of somebody else is missing, else `broken`."""
+    unseen: tuple[str, ...] = ()
+    """Packages of which everything below was skipped."""
 
     @property
     def ok(self) -> bool:
-        """Whether there is no warning. Notes do not count."""
-        return all(finding.severity == "note" for finding in self.findings)
+        """Whether there is no warning, and all could be looked at.
+
+        Notes do not count, nor do optional modules, unless there are no others.
+        """
+        broken = any(one.kind == "broken" for one in self.skipped)
+        warned = any(finding.severity == "warning" for finding in self.findings)
+        return not (broken or warned or self.unseen)
+
+    def check(self) -> "Audit":
+        """The audit itself, if it is `ok`: for a test suite.
+
+        **Raises:** `FindingError` with the findings and with what could not be imported.
+        """
+        if self.ok:
+            return self
+        rows = [*self._skipped_rows(), *map(str, self.findings)]
+        more = [f"and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
+        raise FindingError("\n".join([self._counts(), *rows[:_SHOWN], *more]))
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -53,23 +72,37 @@ class Audit(Report):
         return len(self.findings)
 
     def __bool__(self) -> bool:
-        return True  # a report without findings is still a report
+        return self.ok
 
     def __str__(self) -> str:
-        rows = [str(finding) for finding in self.findings]
-        rows += [f"{name}: skipped: {reason}" for name, reason in self.skipped]
-        return "\n".join([*rows, self._counts()])
+        rows = [*map(str, self.findings), *self._skipped_rows(), self._counts()]
+        return "\n".join(rows)
+
+    def _skipped_rows(self) -> list[str]:
+        return [f"{one.module}: skipped ({one.kind}): {one.reason}" for one in self.skipped]
 
     def _counts(self) -> str:
+        end = f"; {self._skipped_text()}" if self.skipped else ""
         if not self.classes:
-            return f"{self.target}: no equinox.Module is defined here"
+            return f"{self.target}: {self._nothing_text()}{end}"
         counts = Counter(finding.severity for finding in self.findings)
         parts = [
             counted(counts[kind], kind) for kind in ("warning", "note") if counts[kind]
         ]
         found = " and ".join(parts) or "nothing found"
-        end = f"; {counted(len(self.skipped), 'module')} skipped" if self.skipped else ""
         return f"{self.target}: {found} in {counted(self.classes, 'class')}{end}"
+
+    def _nothing_text(self) -> str:
+        if self.unseen:
+            return "nothing could be looked at"
+        if self.skipped:
+            return "no equinox.Module in what could be imported"
+        return "no equinox.Module is defined here"
+
+    def _skipped_text(self) -> str:
+        kinds = Counter(one.kind for one in self.skipped)
+        parts = [f"{kinds[kind]} {kind}" for kind in ("broken", "optional") if kinds[kind]]
+        return f"{counted(len(self.skipped), 'module')} skipped ({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
         """The findings and counts, as data that `json.dumps` takes."""
@@ -78,11 +111,16 @@ class Audit(Report):
             "ok": self.ok,
             "classes": self.classes,
             "findings": [_finding_dict(finding) for finding in self.findings],
-            "skipped": [{"module": name, "reason": why} for name, why in self.skipped],
+            "skipped": [one._asdict() for one in self.skipped],
+            "unseen": list(self.unseen),
         }
 
 
-def audit(target: Any, *, ignore: Sequence[str] = ()) -> Audit:
+_SHOWN = 20
+"""How many rows an error shows."""
+
+
+def audit(target: Any, *, ignore: str | Sequence[str] = ()) -> Audit:
     """What is wrong in the classes of a package, without any instance of them.
 
     Examples:
@@ -115,13 +153,14 @@ def audit(target: Any, *, ignore: Sequence[str] = ()) -> Audit:
 
     **Arguments:**
 
-    - `target`: a package or module, a class, the dotted name of one, or a sequence of
-      these. Of a package, everything below it is imported, save `__main__`; of a class,
-      the bases whose fields it inherits are looked at, too.
-    - `ignore`: codes to leave out, as `("ANX006",)`.
+    - `target`: a package or module, a class, the name of one (`"pkg.mod.Class"` or
+      `"pkg.mod:Class"`), or a sequence of these. Of a package, everything below it is
+      imported, save `__main__`; of a class, the bases whose fields it inherits are looked
+      at, too.
+    - `ignore`: codes to leave out, as `("ANX001", "ANX006")` or `"ANX001,ANX006"`.
 
     **Returns:** an `Audit`: `ok`, `findings`, `skipped`; it prints one finding a line, in
-    the way of linters.
+    the way of linters. In a test suite: `audit(package).check()`.
 
     **Raises:** `TargetError` for a name that cannot be imported, an instance, a class
     that is no module, an unknown code.
@@ -140,7 +179,8 @@ def audit(target: Any, *, ignore: Sequence[str] = ()) -> Audit:
         target=", ".join(one.name for one in targets),
         findings=tuple(sorted(findings, key=_place)),
         classes=len(audited),
-        skipped=tuple(dict.fromkeys(pair for one in targets for pair in one.skipped)),
+        skipped=tuple(dict.fromkeys(skip for one in targets for skip in one.skipped)),
+        unseen=tuple(one.name for one in targets if one.skipped and not one.looked),
     )
 
 
@@ -171,11 +211,13 @@ def _place(finding: Finding) -> tuple[str, int]:
     return finding.location or (finding.module, 0)
 
 
-def _known_codes(ignore: Sequence[str]) -> set[str]:
+def _known_codes(ignore: str | Sequence[str]) -> set[str]:
     """The codes to leave out; a mistyped one would ignore nothing, silently."""
-    codes = {ignore} if isinstance(ignore, str) else set(ignore)
+    texts = [ignore] if isinstance(ignore, str) else ignore
+    parts = (part.strip() for text in texts for part in str(text).split(","))
+    codes = {part for part in parts if part}
     known = [code.code for code in CODES]
-    unknown = sorted(map(str, codes - set(known)))
+    unknown = sorted(codes - set(known))
     if unknown:
         raise TargetError(
             explain_error(

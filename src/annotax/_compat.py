@@ -131,6 +131,11 @@ def dim_text(hint: Any) -> str:
     return hint.dim_str
 
 
+def dtype_names(hint: Any) -> Any:
+    """The dtypes that an array type takes, by name: an attribute without documentation."""
+    return hint.dtype.dtypes
+
+
 def is_array_dtype(hint: object) -> bool:
     """Whether a hint is one of jaxtyping's dtypes, `Float`, whose subscript names axes."""
     return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractDtype)
@@ -198,11 +203,8 @@ CUSTOM_RULES: dict[str, str] = {
 
 Their names are no promise. Taken for something else, the rule would be ignored."""
 
-_NOT_THE_USER = (
-    f"{os.path.dirname(__file__)}{os.sep}",
-    f"{os.path.dirname(str(eqx.__file__))}{os.sep}",
-    "<string>",  # the `__init__` that `dataclasses` writes
-)
+_HERE = f"{os.path.dirname(__file__)}{os.sep}"
+_GENERATED = ("<string>", "<generated")  # by `dataclasses` and by Equinox
 
 
 def equation_function(program: Any, equation: Any) -> tuple[list[Any], list[Any], Any]:
@@ -231,20 +233,23 @@ def is_ref(variable: Any) -> bool:
     return hasattr(variable.aval, "inner_aval")
 
 
-def equation_location(equation: Any) -> str | None:
-    """Where the user wrote an equation, as `model.py:42`; `None` if JAX does not tell.
+def equation_frames(equation: Any) -> list[tuple[str, int]]:
+    """The files and lines that an equation comes from, innermost first.
 
-    Where an equation comes from is not public. Frames of annotax and of Equinox are
-    passed over, as JAX passes over its own.
+    That is not public: none, if JAX does not tell. Passed over are JAX itself, annotax,
+    generated code, and whoever asks for a report.
     """
+    places: list[tuple[str, int]] = []
     try:
         source = equation.source_info
         frames: Any = _jax._src.source_info_util.user_frames
         if next(iter(inspect.signature(frames).parameters)) == "traceback":  # from JAX 0.7
             source = source.traceback
         for frame in frames(source):
-            if not frame.file_name.startswith(_NOT_THE_USER):
-                return f"{os.path.basename(frame.file_name)}:{frame.start_line}"
+            if frame.file_name == f"{_HERE}_gradient_paths.py":
+                break
+            if not frame.file_name.startswith((_HERE, *_GENERATED)):
+                places.append((frame.file_name, frame.start_line))
     except Exception:  # a report without a line is better than none
-        return None
-    return None
+        places.clear()
+    return places

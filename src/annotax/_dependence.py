@@ -110,7 +110,7 @@ class Dependence:
         if control is None:
             followed = self.call(program, equation, inner, given)
         else:
-            followed = control(self, equation.params, given)
+            followed = getattr(self, control)(equation.params, given)
         self.around.pop()
         return followed
 
@@ -162,11 +162,8 @@ class Dependence:
         return _controlled(results, index), [index, *after]
 
 
-_CONTROL: dict[str, Any] = {
-    "scan": Dependence.scan,
-    "while": Dependence.while_loop,
-    "cond": Dependence.cond,
-}
+_CONTROL = {"scan": "scan", "while": "while_loop", "cond": "cond"}
+"""The primitives that are loops and branches, and the methods that follow them."""
 
 
 def _controlled(flows: list[Flow], decision: Flow) -> list[Flow]:

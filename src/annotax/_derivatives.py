@@ -1,22 +1,17 @@
 """Which inputs of a traced program have a derivative, as JAX itself would tell.
 
 There is no table of primitives here. JAX is asked for the derivative of one equation at a
-time, on shapes alone, and `_dependence` follows the program that it answers with.
+time, by `_probe`, and what it answers is put together along the program.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
-from ._compat import CUSTOM_RULES, equation_function, equation_location, is_dropped
+from ._compat import CUSTOM_RULES, equation_frames, is_dropped
 from ._dependence import Dependence, Flow, is_inexact, union
-
-_jax: Any = jax  # the types of its transformations are partly unknown
-
-Reach = list[tuple[int, ...]]
-"""For each output of an equation, the positions of the inputs it has a derivative by."""
+from ._probe import Reach, probe
 
 
 @dataclass
@@ -33,19 +28,32 @@ class Cut:
         return self.kind if self.location is None else f"{self.kind} at {self.location}"
 
 
+@dataclass
+class Refusal:
+    """A primitive that JAX cannot differentiate, and for which inputs of the program."""
+
+    primitive: str
+    reason: str
+    """The first line of what JAX raises."""
+    inputs: int = 0
+
+
 class Derivatives(Dependence):
     """The pass that knows of derivatives.
 
-    **Arguments:** `inputs` is the number of inputs that are told apart; bits from there
-    on mark cuts.
+    **Arguments:** `inputs` is the number of inputs that are told apart. The next bit marks
+    what has come through a `while_loop`, those after it mark cuts.
     """
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self._inputs = inputs
+        self.loop_bit = 1 << inputs
+        """In `Flow.grad`, marks what has come through a `while_loop`."""
+        self.looped = 0
+        """The inputs whose gradients would come through one."""
         self._cuts: dict[int, Cut] = {}
-        self._known: dict[Any, Reach | None] = {}
-        self._assumed: dict[str, None] = {}
+        self._known: dict[Any, Reach | str] = {}
+        self._refusals: dict[str, Refusal] = {}
 
     @property
     def cuts(self) -> list[Cut]:
@@ -53,9 +61,9 @@ class Derivatives(Dependence):
         return list(self._cuts.values())
 
     @property
-    def assumed(self) -> tuple[str, ...]:
+    def refusals(self) -> tuple[Refusal, ...]:
         """The primitives that JAX could not differentiate."""
-        return tuple(self._assumed)
+        return tuple(self._refusals.values())
 
     def leaf(self, program: Any, equation: Any, given: list[Flow]) -> list[Flow]:
         """Data as in any program; derivatives as JAX says."""
@@ -66,11 +74,22 @@ class Derivatives(Dependence):
     def call(
         self, program: Any, equation: Any, inner: Any, given: list[Flow]
     ) -> tuple[list[Flow], list[Flow]]:
-        """A call with a rule of its own has the derivatives of that rule."""
-        results, after = super().call(program, equation, inner, given)
-        if equation.primitive.name in CUSTOM_RULES:
-            results = self._differentiate(program, equation, given, results)
-        return results, after
+        """A call with a rule of its own has the derivatives of that rule.
+
+        What it calls is then followed for its data alone: JAX does not differentiate it.
+        """
+        if equation.primitive.name not in CUSTOM_RULES:
+            return super().call(program, equation, inner, given)
+        results, after = Dependence().run(inner, given)
+        return self._differentiate(program, equation, given, results), after
+
+    def while_loop(self, params: Any, given: list[Flow]) -> tuple[list[Flow], list[Flow]]:
+        """As any loop; `jax.grad` refuses it, so what has come through is marked."""
+        results, after = super().while_loop(params, given)
+        self.looped |= union(*results).grad
+        marks = [self.loop_bit if flow.grad else 0 for flow in results]
+        marked = zip(results, marks, strict=True)
+        return [flow._replace(grad=flow.grad | mark) for flow, mark in marked], after
 
     def _differentiate(
         self, program: Any, equation: Any, given: list[Flow], results: list[Flow]
@@ -103,16 +122,21 @@ class Derivatives(Dependence):
         """Note that gradients end at an equation; a loop comes by more than once."""
         cut = self._cuts.get(id(equation))
         if cut is None:
-            bit = 1 << (self._inputs + len(self._cuts))
+            bit = self.loop_bit << (1 + len(self._cuts))
             cut = Cut(kind, self._location(equation), bit)
             self._cuts[id(equation)] = cut
         cut.inputs |= mask
         return cut.bit
 
     def _location(self, equation: Any) -> str | None:
-        """The user's line; that of a call around it if JAX itself wrote the equation."""
-        places = map(equation_location, (equation, *reversed(self.around)))
-        return next((place for place in places if place is not None), None)
+        """The innermost line that is the user's, of the equation or of a call around it.
+
+        If there is none, the line of the library that wrote the equation.
+        """
+        around = (equation, *reversed(self.around))
+        frames = [frame for place in around for frame in equation_frames(place)]
+        users = next(_users(frames), None)
+        return users or (_place(frames[0]) if frames else None)
 
     def _carried(
         self, program: Any, equation: Any, masks: list[int], tell: bool = True
@@ -122,10 +146,10 @@ class Derivatives(Dependence):
         if not active:
             return [0] * len(equation.outvars)
         reach = self._reach(program, equation, active)
-        if reach is None:
-            reach = [active] * len(equation.outvars)
+        if isinstance(reach, str):
             if tell:
-                self._assumed[equation.primitive.name] = None
+                self._refuse(equation.primitive.name, reach, masks)
+            reach = [active] * len(equation.outvars)
         carried: list[int] = []
         for positions in reach:
             mask = 0
@@ -134,12 +158,18 @@ class Derivatives(Dependence):
             carried.append(mask)
         return carried
 
-    def _reach(self, program: Any, equation: Any, active: tuple[int, ...]) -> Reach | None:
+    def _refuse(self, name: str, reason: str, masks: list[int]) -> None:
+        """Note that JAX cannot differentiate a primitive; the first reason is kept."""
+        refusal = self._refusals.setdefault(name, Refusal(name, reason))
+        for mask in masks:
+            refusal.inputs |= mask
+
+    def _reach(self, program: Any, equation: Any, active: tuple[int, ...]) -> Reach | str:
         """What JAX says of one equation; asked once for all that are alike."""
         axes = tuple(self.axes.items())
         key = (_signature(equation), active, axes)
         if key not in self._known:
-            self._known[key] = _probe(program, equation, active, axes)
+            self._known[key] = probe(program, equation, active, axes)
         return self._known[key]
 
 
@@ -161,85 +191,28 @@ def _signature(equation: Any) -> Any:
     return signature
 
 
-# --- asking JAX ----------------------------------------------------------------------
+# --- where an equation was written ---------------------------------------------------
+
+_INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
-def _probe(
-    program: Any, equation: Any, active: tuple[int, ...], axes: tuple[tuple[Any, int], ...]
-) -> Reach | None:
-    """Which outputs of an equation have a derivative by which active inputs.
-
-    **Returns:** `None` if JAX cannot say: the primitive has no rule.
-    """
-    taken, given, function = equation_function(program, equation)
-    moved = list(dict.fromkeys(taken.index(equation.invars[at]) for at in active))
-    results = [at for at, variable in enumerate(given) if is_inexact(variable)]
-
-    def at_values(values: list[Any]) -> Callable[..., list[Any]]:
-        def of_moved(*moving: Any) -> list[Any]:
-            everything = list(values)
-            for at, value in zip(moved, moving, strict=True):
-                everything[at] = value
-            computed = function(*everything)
-            return [computed[at] for at in results]
-
-        return of_moved
-
-    types = [variable.aval for variable in taken]
-    ask = _by_vjp if CUSTOM_RULES.get(equation.primitive.name) == "custom_vjp" else _by_jvp
-    try:
-        depends = ask(at_values, types, moved, [given[at].aval for at in results], axes)
-    except Exception:  # what a rule, JAX's or the user's, raises can be anything
-        return None
-    positions = [
-        {at for at in active if taken.index(equation.invars[at]) == place}
-        for place in moved
-    ]
-    by_variable = {
-        given[result]: tuple(
-            at for bit, group in enumerate(positions) if mask >> bit & 1 for at in group
-        )
-        for result, mask in zip(results, depends, strict=True)
-    }
-    return [by_variable.get(variable, ()) for variable in equation.outvars]
+def _users(frames: list[tuple[str, int]]) -> Iterator[str]:
+    """The frames outside installed packages, as `model.py:42`."""
+    for file, line in frames:
+        if _inside(file) is None:
+            yield f"{os.path.basename(file)}:{line}"
 
 
-def _by_jvp(
-    at_values: Any, types: list[Any], moved: list[int], results: list[Any], axes: Any
-) -> list[int]:
-    """Per result, a bit for each moved input on whose tangent its own depends."""
-    del results
-
-    def tangents(values: list[Any], moving: list[Any]) -> Any:
-        point = [values[at] for at in moved]
-        return _jax.jvp(at_values(values), tuple(point), tuple(moving))[1]
-
-    traced = _jax.make_jaxpr(tangents, axis_env=axes)(types, [types[at] for at in moved])
-    inputs = [Flow()] * len(types) + [Flow(1 << bit) for bit in range(len(moved))]
-    outputs, _ = Dependence().run(traced.jaxpr, inputs)
-    return [flow.data for flow in outputs]
+def _place(frame: tuple[str, int]) -> str:
+    """A frame in an installed package, as `equinox/nn/_mlp.py:42`."""
+    return f"{_inside(frame[0])}:{frame[1]}"
 
 
-def _by_vjp(
-    at_values: Any, types: list[Any], moved: list[int], results: list[Any], axes: Any
-) -> list[int]:
-    """The same for a `custom_vjp`, whose rule only knows the way back.
-
-    A rule may ignore the cotangents it is given. What it makes of other values is a
-    gradient too, with whichever result is used; only zeros are none.
-    """
-
-    def cotangents(values: list[Any], returning: list[Any]) -> Any:
-        point = [values[at] for at in moved]
-        _, pull = _jax.vjp(at_values(values), *point)
-        return pull(returning)
-
-    traced = _jax.make_jaxpr(cotangents, axis_env=axes)(types, results)
-    other = 1 << len(results)
-    inputs = [Flow(other)] * len(types) + [Flow(1 << bit) for bit in range(len(results))]
-    outputs, _ = Dependence(constant=other).run(traced.jaxpr, inputs)
-    sources = [flow.data & (other - 1) or (other - 1) * bool(flow.data) for flow in outputs]
-    return [
-        sum(1 << bit for bit, source in enumerate(sources) if source >> result & 1)
-        for result in range(len(results))
-    ]
+def _inside(file: str) -> str | None:
+    """The path of a file in the folder of installed packages, if it is there."""
+    file = file.replace(os.sep, "/")
+    for folder in _INSTALLED:
+        _, installed, inside = file.rpartition(folder)
+        if installed:
+            return inside
+    return None

@@ -49,6 +49,10 @@ class GradientError(AnnotaxError, ValueError):
     """Gradients flow where they must not, or do not flow where they must."""
 
 
+class FindingError(AnnotaxError, ValueError):
+    """An audit found something wrong, or could not look at all there is."""
+
+
 def explain_error(
     where: str,
     problem: str,
@@ -82,6 +86,8 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
         return f"an array {dtype}[{','.join(map(str, cast(Any, shape)))}]"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 

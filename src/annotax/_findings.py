@@ -172,9 +172,9 @@ def static_arrays(held: Held) -> str | None:
     return None
 
 
-def undeclared_arrays(cls: type) -> list[str]:
+def undeclared_arrays(cls: type) -> dict[str, Held]:
     """The fields with arrays of a class that is neither ours nor registered."""
     known: tuple[Any, ...] = (registry.declarations, registry.registrations)
     if any(base in table for base in cls.__mro__ for table in known):
-        return []
-    return [spec.name for spec, held in Subject(cls).dynamic if held.arrays]
+        return {}
+    return {spec.name: held for spec, held in Subject(cls).dynamic if held.arrays}

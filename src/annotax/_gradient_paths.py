@@ -11,7 +11,7 @@ import numpy as np
 
 from ._compat import tree_flatten
 from ._dependence import Flow, union
-from ._derivatives import Cut, Derivatives
+from ._derivatives import Cut, Derivatives, Refusal
 from ._errors import GradientError, describe, explain_error, listing
 from ._layout import is_array
 from ._view import View
@@ -22,12 +22,14 @@ _jax: Any = jax  # the types of its transformations are partly unknown
 class Paths(NamedTuple):
     """Per leaf of a model, whether a gradient reaches it, and what keeps it away if not.
 
-    `assumed` are the primitives that JAX could not differentiate.
+    `refusals` are the primitives that JAX could not differentiate, and `looped` the leaves
+    whose gradients come through a `while_loop`, one bit a leaf.
     """
 
     gradient: list[bool]
     obstacle: list[str]
-    assumed: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+    looped: int
 
 
 class Call(NamedTuple):
@@ -56,7 +58,8 @@ def gradient_paths(call: Call) -> Paths:
     return Paths(
         [bool(result.grad & bit) for bit in bits],
         [_obstacle(bit, result, aux, derivatives.cuts) for bit in bits],
-        derivatives.assumed,
+        derivatives.refusals,
+        derivatives.looped if result.grad & derivatives.loop_bit else 0,
     )
 
 

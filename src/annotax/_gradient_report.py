@@ -3,16 +3,21 @@
 `_gradient_paths` traces and follows the function; here is what that means for the roles.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import equinox as eqx
 
 from ._compat import EquinoxMeta
 from ._errors import GradientError, SelectionError, describe, explain_error
 from ._field import is_buffer
-from ._gradient_paths import Call, gradient_paths
+from ._gradient_paths import Call, Paths, gradient_paths
 from ._gradient_verdict import LOOSE, REGISTERED, GradientReport
 from ._layout import is_inexact_array
 from ._records import Record, view_records
+from ._role import PARAM
 from ._select import trainable_filter
 from ._selection import Selection
 from ._text import counted
@@ -77,7 +82,7 @@ def gradient_report(
         raise SelectionError(_nothing_message(name, selection, seen, sum(inexact)))
     paths = gradient_paths(Call(fn, name, seen, args, kwargs, has_aux))
     rows = list(map(_Row, view_records(seen), inexact, mask, *paths[:2]))
-    return _report(name, repr(selection), rows, paths.assumed)
+    return _report(name, repr(selection), rows, paths)
 
 
 class _Row(NamedTuple):
@@ -96,6 +101,13 @@ class _Row(NamedTuple):
         return self.inexact and kept and not self.chosen
 
     @property
+    def trained_in_vain(self) -> bool:
+        """Whether it is meant to have a gradient, and its dtype has none."""
+        role, undeclared = self.record.role, self.record.undeclared
+        declared = role is not None and role.kind is PARAM and not undeclared
+        return not self.inexact and (self.chosen or declared)
+
+    @property
     def reason(self) -> str:
         """Why it has no gradient, or why it has one."""
         if self.guarded:
@@ -106,10 +118,9 @@ class _Row(NamedTuple):
         return "a Buffer, whose field stops gradients" if stopped else self.obstacle
 
 
-def _report(
-    name: str, selection: str, rows: list[_Row], assumed: tuple[str, ...]
-) -> GradientReport:
+def _report(name: str, selection: str, rows: list[_Row], paths: Paths) -> GradientReport:
     selected = [row for row in rows if row.chosen and row.inexact]
+    bits = sum(1 << at for at, row in enumerate(rows) if row.chosen and row.inexact)
     dead = [row for row in selected if not row.gradient]
     guarded = [row for row in rows if row.guarded]
     leaking = [row for row in guarded if row.gradient]
@@ -123,8 +134,12 @@ def _report(
         leaking=_paths(leaking),
         reasons={row.record.path: row.reason for row in (*dead, *leaking)},
         integer=_paths([row for row in arrays if not row.inexact]),
+        integer_params=_paths([row for row in arrays if row.trained_in_vain]),
         undeclared=_paths([r for r in arrays if r.inexact and r.record.undeclared]),
-        assumed=assumed,
+        assumed=tuple(refusal.primitive for refusal in paths.refusals),
+        refusals={refusal.primitive: refusal.reason for refusal in paths.refusals},
+        refused=tuple(x.primitive for x in paths.refusals if x.inputs & bits),
+        through_while=bool(paths.looped & bits),
     )
 
 
@@ -136,7 +151,16 @@ def _paths(rows: list[_Row]) -> tuple[str, ...]:
 
 
 def _name(fn: Any) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
+    """What the user calls a function: `loss_fn`, `Model.loss`; the class of an object."""
+    fn = inspect.unwrap(fn)
+    while isinstance(fn, functools.partial | eqx.Partial):
+        fn = fn.func
+    name: str = getattr(fn, "__name__", type(fn).__name__)
+    owner = getattr(fn, "__self__", None)
+    if owner is None or inspect.ismodule(owner):  # a function in C has its module
+        return name
+    cls = owner if isinstance(owner, type) else type(owner)
+    return f"{cls.__name__}.{name}"
 
 
 def _readable(fn: Any, name: str, model: Any) -> View:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._errors import GradientError, explain_error
-from ._text import Report, counted
+from ._text import Report, counted, shorten
 
 REGISTERED = "a Buffer by registration alone"
 LOOSE = "a Buffer that stands in no module"
@@ -18,6 +18,8 @@ _FIXES = {
     LOOSE: "give a State or Leaves to the function beside the model, not in it",
 }
 """What to do about a leaf that leaks for a reason."""
+
+_LOOP = "passes a while_loop: jax.grad refuses it, jax.jvp does not"
 
 _ROWS = 12
 """How many paths of a group the text shows."""
@@ -46,11 +48,20 @@ class GradientReport(Report):
     """Why each dead or leaking leaf is so."""
     integer: tuple[str, ...]
     """The arrays that have no gradient because of their dtype."""
+    integer_params: tuple[str, ...]
+    """Those of them that are declared Params, or selected: most likely an oversight."""
     undeclared: tuple[str, ...]
     """The inexact arrays that are Params only because nobody says a role."""
     assumed: tuple[str, ...]
     """The primitives on the way that JAX cannot differentiate. They are taken to pass on
-    any gradient, so a Param that reaches the result through them alone may be dead."""
+    any gradient, so that whatever else is wrong is found, too."""
+    refusals: Mapping[str, str] = field(hash=False)
+    """For each of them, the first line of what JAX raises."""
+    refused: tuple[str, ...]
+    """Those of them that a selected leaf goes into: `jax.grad` by it raises."""
+    through_while: bool
+    """Whether a gradient of a selected leaf passes a `while_loop`: `jax.grad` raises, and
+    `jax.jvp` does not."""
 
     @property
     def ok(self) -> bool:
@@ -60,27 +71,39 @@ class GradientReport(Report):
     def __bool__(self) -> bool:
         return self.ok
 
-    def check(self) -> "GradientReport":
-        """The report itself, if it is `ok`: for a test suite.
+    def check(self, *, allow_assumed: bool = False) -> "GradientReport":
+        """The report itself, if it is `ok` and JAX refuses nothing: for a test suite.
 
-        **Raises:** `GradientError` that names every dead and every leaking leaf.
+        **Arguments:** `allow_assumed=True` accepts primitives that JAX cannot
+        differentiate on the way of selected leaves.
+
+        **Raises:** `GradientError` that names every dead and every leaking leaf, and
+        every such primitive.
         """
-        if self.ok:
+        refused = () if allow_assumed else self.refused
+        if self.ok and not refused:
             return self
         found = [f"{path} is dead: {self.reasons[path]}" for path in self.dead]
         found += [f"{path} leaks: {self.reasons[path]}" for path in self.leaking]
+        found += [
+            f"{name} cannot be differentiated: {self.refusals[name]}" for name in refused
+        ]
         raise GradientError(
             explain_error(
                 f"gradient_report({self.function})",
-                "gradients do not flow as the roles say",
+                "jax.grad will refuse this function"
+                if self.ok
+                else "gradients do not flow as the roles say",
                 expected=f"a gradient for all of {self.selection}, none for Buffers and "
                 "frozen leaves",
                 found="\n".join(found),
-                fix="\n".join(self._fixes()) or None,
+                fix="\n".join(self._fixes(refused)) or None,
             )
         )
 
-    def _fixes(self) -> Iterator[str]:
+    def _fixes(self, refused: Sequence[str]) -> Iterator[str]:
+        if refused:
+            yield "give it a rule with jax.custom_jvp, or check(allow_assumed=True)"
         if self.dead:
             yield "use what is dead, freeze it, or declare it a Buffer"
         why = {self.reasons[path] for path in self.leaking}
@@ -91,20 +114,31 @@ class GradientReport(Report):
 
     def _verdict(self) -> str:
         selected, guarded = counted(len(self.selected), "leaf"), len(self.guarded)
-        if self.ok:
+        if self.ok and not self.refused:
             return f"ok. {selected} with a gradient, {guarded} rightly without."
         dead, leaking = len(self.dead), len(self.leaking)
-        return f"{dead} of {selected} dead, {leaking} of {guarded} leaking."
+        refused = ", and jax.grad refuses it" if self.refused else ""
+        return f"{dead} of {selected} dead, {leaking} of {guarded} leaking{refused}."
 
     def _groups(self) -> Iterator[str]:
         yield from self._group("dead: selected, and no gradient reaches it", self.dead)
         yield from self._group("leaking: a gradient where none belongs", self.leaking)
-        yield from _rows("integer: no gradient, by its dtype", self.integer)
+        title = "integer: a Param or selected, and no gradient by its dtype"
+        yield from _rows(title, self.integer_params)
         yield from _rows("undeclared: a Param by convention alone", self.undeclared)
-        yield from _rows("assumed to pass gradients: JAX cannot tell", self.assumed)
+        yield from self._refusals("cannot be differentiated: jax.grad raises", self.refused)
+        others = [name for name in self.assumed if name not in self.refused]
+        title = "cannot be differentiated, and no selected leaf goes into it"
+        yield from self._refusals(title, others)
+        if self.through_while:
+            yield f"  {_LOOP}"
 
     def _group(self, title: str, paths: Sequence[str]) -> Iterator[str]:
         return _rows(title, [f"{path}: {self.reasons[path]}" for path in paths])
+
+    def _refusals(self, title: str, names: Sequence[str]) -> Iterator[str]:
+        rows = [f"{name}: {self.refusals[name]}" for name in names]
+        return _rows(title, [shorten(row, 76) for row in rows])
 
     def to_dict(self) -> dict[str, Any]:
         """The same as data that `json.dumps` takes."""
@@ -118,8 +152,12 @@ class GradientReport(Report):
             "guarded": list(self.guarded),
             "leaking": [{"path": path, "reason": reasons[path]} for path in self.leaking],
             "integer": list(self.integer),
+            "integer_params": list(self.integer_params),
             "undeclared": list(self.undeclared),
             "assumed": list(self.assumed),
+            "refusals": dict(self.refusals),
+            "refused": list(self.refused),
+            "through_while": self.through_while,
         }
 
 

@@ -8,6 +8,7 @@ of somebody else) counts as holding none.
 
 import collections
 import collections.abc
+import inspect
 import types
 from collections.abc import Iterable
 from typing import (
@@ -19,6 +20,7 @@ from typing import (
     NewType,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
 )
@@ -26,14 +28,21 @@ from typing import (
 import equinox as eqx
 import jax
 import numpy as np
+import typing_extensions
 
-from ._compat import ALIAS_TYPES, alias_value, is_array_hint, pytree_leaf_hint
+from ._compat import (
+    ALIAS_TYPES,
+    alias_value,
+    dtype_names,
+    is_array_hint,
+    pytree_leaf_hint,
+)
 from ._scope import Scope
 from ._source import UnresolvedError, evaluate, parse
 
 _ABC = collections.abc
 
-MUTABLE: frozenset[Any] = frozenset(
+_MUTABLE: frozenset[Any] = frozenset(
     {
         *(list, dict, set, bytearray),
         *(collections.deque, collections.OrderedDict, collections.defaultdict),
@@ -42,22 +51,29 @@ MUTABLE: frozenset[Any] = frozenset(
 )
 """Containers without a hash: no value of these types can be static."""
 
-_CONTAINERS = MUTABLE | {
+_CONTAINERS = _MUTABLE | {
     *(tuple, frozenset, _ABC.Sequence, _ABC.Mapping, _ABC.Set),
     *(_ABC.Collection, _ABC.Iterable),
 }
 
 
 class Held(NamedTuple):
-    """The array types, module classes and mutable containers in a type hint.
+    """The array types, module classes and classes without a hash in a type hint.
 
-    `union` tells that a value may be something else as well.
+    `nested` tells that one without a hash stands inside a container, `union` that a value
+    may be something else as well.
     """
 
     arrays: tuple[Any, ...] = ()
     modules: tuple[type, ...] = ()
-    mutable: tuple[type, ...] = ()
+    unhashable: tuple[type, ...] = ()
+    nested: bool = False
     union: bool = False
+
+    @property
+    def trainable(self) -> bool:
+        """Whether an array in it may be trained: integers, booleans and keys are not."""
+        return not self.arrays or any(map(_is_trainable, self.arrays))
 
 
 def held_types(hint: Any, scope: Scope) -> Held:
@@ -71,7 +87,8 @@ def held_types(hint: Any, scope: Scope) -> Held:
     return Held(
         arrays=tuple(dict.fromkeys(found.arrays)),
         modules=tuple(dict.fromkeys(found.modules)),
-        mutable=tuple(dict.fromkeys(found.mutable)),
+        unhashable=tuple(dict.fromkeys(found.unhashable)),
+        nested=found.nested,
         union=found.union,
     )
 
@@ -83,8 +100,10 @@ class _Walk:
         self.scope = scope
         self.arrays: list[Any] = []
         self.modules: list[type] = []
-        self.mutable: list[type] = []
+        self.unhashable: list[type] = []
+        self.nested = False
         self.union = False
+        self.depth = 0  # how many containers stand around what is entered
         self.entered: list[Any] = []
 
     def enter(self, hint: Any) -> None:
@@ -115,9 +134,17 @@ class _Walk:
             self.arrays.append(hint)
         elif issubclass(head, eqx.Module):
             self.modules.append(head)
-        elif head in _CONTAINERS:
-            self.mutable += [head] if head in MUTABLE else []
-            self._enter_all(get_args(hint))
+        else:
+            if _has_no_hash(cast(Any, head)):
+                self.unhashable.append(cast(Any, head))
+                self.nested |= self.depth > 0
+            if head in _CONTAINERS:
+                self._enter_container(get_args(hint))
+
+    def _enter_container(self, contents: tuple[Any, ...]) -> None:
+        self.depth += 1
+        self._enter_all(contents)
+        self.depth -= 1
 
     def _enter_union(self, members: tuple[Any, ...]) -> None:
         self.union = True
@@ -146,6 +173,34 @@ class _Walk:
         except UnresolvedError:
             return
         self.enter(value)
+
+
+def _has_no_hash(cls: Any) -> bool:
+    """Whether no value of a class has a hash.
+
+    Of an abstract class, subclasses may have one, as numpy's scalars do: `np.number`.
+    """
+    if cls in _CONTAINERS or issubclass(cls, np.generic):
+        return cls in _MUTABLE
+    abstract = inspect.isabstract(cls) or typing_extensions.is_protocol(cls)
+    return cls.__hash__ is None and not abstract
+
+
+def _is_trainable(hint: Any) -> bool:
+    """Whether an array of some type may have a gradient, as far as the type tells."""
+    if is_array_hint(hint):
+        names: Any = dtype_names(hint)
+        # What takes every dtype (`Shaped`) names none.
+        return not isinstance(names, tuple) or any(map(_is_inexact, cast(Any, names)))
+    dtypes = [get_args(dtype) for dtype in get_args(hint)[1:]]  # ndarray[..., dtype[...]]
+    scalars = [one for found in dtypes for one in found if isinstance(one, type)]
+    return not any(issubclass(one, np.integer | np.bool_) for one in scalars)
+
+
+def _is_inexact(dtype: object) -> bool:
+    """A pattern, which jaxtyping takes as well, may fit anything."""
+    exact = ("int", "uint", "bool", "prng_key")
+    return not (isinstance(dtype, str) and dtype.startswith(exact))
 
 
 def _is_scalar(member: type) -> bool:

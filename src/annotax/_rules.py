@@ -4,7 +4,10 @@ A rule speaks only where a maintainer would agree: what is not known for certain
 `ArrayLike`, what a missing name stands for) is passed over, not guessed.
 """
 
+import dataclasses
 from collections.abc import Iterator
+
+import typing_extensions
 
 from ._errors import listing
 from ._field import FieldSpec, is_buffer, is_hyper
@@ -39,10 +42,15 @@ def role_findings(subject: Subject) -> Iterator[Finding]:
                 ARRAY_WITHOUT_ROLE,
                 spec.name,
                 "it holds arrays, and no role says whether they are trained",
-                "Param[...] around the type if they are, Buffer[...] if not",
+                "Param[...] around the type if they are, Buffer[...] if not"
+                if held.trainable
+                else _NOT_TRAINED,
             )
     for late in subject.late.values():
         yield from _late_findings(subject, late)
+
+
+_NOT_TRAINED = "Buffer[...]: integers, booleans and keys are not trained"
 
 
 def _lacks_role(subject: Subject, spec: FieldSpec) -> bool:
@@ -53,10 +61,16 @@ def _lacks_role(subject: Subject, spec: FieldSpec) -> bool:
 # --- Hypers and Buffers --------------------------------------------------------------
 
 _INSTEAD = {
-    "list": "tuple[...]; field(converter=tuple) takes lists as well",
-    "set": "frozenset[...]; field(converter=frozenset) takes sets as well",
-    "dict": "a tuple of pairs; field(converter=...) can make it from a dict",
-    "bytearray": "bytes",
+    list: "tuple[...]; field(converter=tuple) takes lists as well",
+    set: "frozenset[...]; field(converter=frozenset) takes sets as well",
+    dict: "a tuple of pairs; field(converter=...) can make it from a dict",
+    bytearray: "bytes",
+}
+_INSTEAD_INSIDE = {
+    list: "tuples all the way down",
+    set: "tuples and frozensets all the way down",
+    dict: "tuples all the way down, of pairs in place of a dict",
+    bytearray: "bytes",
 }
 
 
@@ -69,16 +83,33 @@ def _hyper_findings(subject: Subject, spec: FieldSpec, held: Held) -> Iterator[F
             ARRAY_IN_HYPER,
             spec.name,
             f"a Hyper is static, and {what}",
-            "Buffer[...] for arrays that are not trained, Param[...] for those that are",
+            "Buffer[...] for arrays that are not trained, Param[...] for those that are"
+            if held.trainable
+            else _NOT_TRAINED,
         )
-    elif held.mutable and written is None:
-        kind = held.mutable[0].__name__
+    elif held.unhashable and written is None:
+        kind = held.unhashable[0].__name__
+        article = "an" if kind[0] in "AEIOUaeiou" else "a"
         yield subject.finding(
             UNHASHABLE_IN_HYPER,
             spec.name,
-            f"a Hyper is compared and hashed, and a {kind} has no hash",
-            _INSTEAD.get(kind, "a type whose values have a hash"),
+            f"a Hyper is compared and hashed, and {article} {kind} has no hash",
+            _hashable_fix(held),
         )
+
+
+def _hashable_fix(held: Held) -> str:
+    """What to write instead; a converter is named only if it does all that is needed."""
+    kind = held.unhashable[0]
+    if typing_extensions.is_typeddict(kind):
+        return f"a NamedTuple in place of the TypedDict {kind.__name__}"
+    if dataclasses.is_dataclass(kind):
+        return f"@dataclass(frozen=True) on {kind.__name__}"
+    if kind not in _INSTEAD:
+        return "a type whose values have a hash"
+    if held.nested:
+        return _INSTEAD_INSIDE[kind]
+    return _INSTEAD[kind].partition(";")[0] if held.union else _INSTEAD[kind]
 
 
 def _buffer_findings(subject: Subject, spec: FieldSpec, held: Held) -> Iterator[Finding]:

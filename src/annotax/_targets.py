@@ -5,12 +5,13 @@ Stands apart from what is said of these classes: here modules are imported and w
 
 import importlib
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import equinox as eqx
 
@@ -19,18 +20,30 @@ from ._registry import registry
 from ._text import shorten
 
 
+class Skipped(NamedTuple):
+    """A module that could not be imported, with the reason in one line.
+
+    It is optional if a package of somebody else is missing, and broken otherwise.
+    """
+
+    module: str
+    reason: str
+    kind: Literal["optional", "broken"]
+
+
 @dataclass
 class Target:
     """The module classes that one target names, each once and none of them a variant.
 
-    `chosen` is the class that was named itself, `None` for a package or module;
-    `skipped` are the modules that could not be imported, with the reason in one line.
+    `chosen` is the class that was named itself, `None` for a package or module; `looked`
+    counts the modules below it that could be imported, `skipped` are those that could not.
     """
 
     name: str
     classes: list[type] = field(default_factory=list[type])
     chosen: type | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    looked: int = 0
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
 
 
 def find_targets(target: Any) -> list[Target]:
@@ -48,7 +61,9 @@ def find_targets(target: Any) -> list[Target]:
 
 def _find(target: Any) -> Target:
     if isinstance(target, str):
-        target = _import(target)
+        module, _, attribute = target.partition(":")
+        named = attribute and not _is_path(target)
+        target = _import_attribute(module, attribute) if named else _import(target)
     if isinstance(target, ModuleType):
         return _find_in_modules(target)
     if isinstance(target, type):
@@ -123,9 +138,24 @@ def _modules(module: ModuleType, target: Target) -> Iterator[ModuleType]:
         try:
             below = _import_quietly(name)
         except (Exception, SystemExit) as error:
-            target.skipped.append((name, _raised(error)))
+            kind = "optional" if _is_optional(error, name) else "broken"
+            target.skipped.append(Skipped(name, _raised(error), kind))
         else:
+            target.looked += 1
             yield from _modules(below, target)
+
+
+def _is_optional(error: BaseException, name: str) -> bool:
+    """Whether a module wants a package of somebody else, which is not installed.
+
+    A module may say so in words of its own, raised from the error that names the package.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, ImportError) and cause.name is None:
+        cause = cause.__cause__ or cause.__context__
+    # Of a package that is there, a name that is not is another version's: that is broken.
+    missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+    return missing is not None and missing.partition(".")[0] != name.partition(".")[0]
 
 
 def _import_quietly(name: str) -> ModuleType:
@@ -140,10 +170,25 @@ def _import(name: str) -> Any:
     try:
         return _import_quietly(name)
     except (Exception, SystemExit) as error:
+        if _is_path(name):
+            raise TargetError(_path_message(name)) from None
         found = _attribute(name) if _is_missing(error, name) else None
         if found is not None:
             return found
         raise TargetError(_import_message(name, error)) from error
+
+
+def _import_attribute(module: str, name: str) -> Any:
+    """What `package.module:Class` names, as on the command line."""
+    _import(module)
+    found = _attribute(f"{module}.{name}")
+    if found is None:
+        raise TargetError(_missing_message(f"{module}.{name}"))
+    return found
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or "\\" in name or name.startswith(".") or name.endswith(".py")
 
 
 def _is_missing(error: BaseException, name: str) -> bool:
@@ -179,6 +224,10 @@ def _import_message(name: str, error: BaseException) -> str:
             found=_raised(error),
             fix=f"make `import {name}` work first",
         )
+    return _missing_message(name)
+
+
+def _missing_message(name: str) -> str:
     hint = did_you_mean(name, list(_siblings(name)))
     return explain_error(
         "audit",
@@ -187,6 +236,17 @@ def _import_message(name: str, error: BaseException) -> str:
         fix=hint
         if hint.startswith("did you mean")
         else "install it, or start Python where it can be imported",
+    )
+
+
+def _path_message(name: str) -> str:
+    parts = [part for part in re.split(r"[/\\]", name) if part.strip(".")]
+    module = parts[-1].partition(":")[0].removesuffix(".py") if parts else "..."
+    return explain_error(
+        "audit",
+        f"{name!r} is a path",
+        expected="the name that is imported: a package, a module or a class",
+        fix=f"audit({module!r}), where `import {module}` works",
     )
 
 
