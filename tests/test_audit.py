@@ -705,7 +705,7 @@ def make_package(tmp_path, monkeypatch):
     [
         (EXTRA, "optional"),
         (SAID, "optional"),
-        ("from jax import no_such_name", "optional"),
+        ("from jax import no_such_name", "broken"),
         ("raise ImportError('not today')", "broken"),
         ("raise RuntimeError('not today')", "broken"),
         ("raise SystemExit(1)", "broken"),
