@@ -78,7 +78,7 @@ def outline(seen: View) -> Node:
     """The outline of a tree already taken apart."""
     trunk = _Branch()
     for node in _in_order(seen):
-        trunk.below(segments(node.path)).node = node
+        trunk.put(segments(node.path), node)
     root = trunk.grown("")
     is_array = isinstance(seen.tree, jax.Array)  # or a tracer: their classes are private
     root.name = "Array" if is_array else class_of(seen.tree).__name__
@@ -183,23 +183,31 @@ def sharding_text(leaf: Any) -> str | None:
 
 
 class _Branch:
-    """One step of the paths: what stands there, and the steps below."""
+    """One step of the paths that leads further: what stands there, and what is below."""
 
     __slots__ = ("children", "node")
 
     def __init__(self) -> None:
         self.node: Node | None = None
-        self.children: dict[str, _Branch] = {}
+        self.children: dict[str, _Branch | Node] = {}
 
-    def below(self, steps: Sequence[str]) -> "_Branch":
-        """The branch that some steps lead to."""
+    def put(self, steps: Sequence[str], node: Node) -> None:
+        """Put a node where some steps lead to: leaves are ends, and need no branch."""
         branch = self
-        for step in steps:
-            found = branch.children.get(step)
-            if found is None:
-                found = branch.children[step] = _Branch()
-            branch = found
-        return branch
+        for step in steps[:-1]:
+            branch = branch.below(step)
+        if steps and node.record is not None:
+            branch.children[steps[-1]] = node
+        else:
+            branch = branch.below(steps[-1]) if steps else branch
+            branch.node = node
+
+    def below(self, step: str) -> "_Branch":
+        """The branch one step further."""
+        found = self.children.get(step)
+        if not isinstance(found, _Branch):
+            found = self.children[step] = _Branch()
+        return found
 
     def grown(self, path: str) -> Node:
         """The node with its children in it, summed up."""
@@ -212,11 +220,14 @@ class _Branch:
         return node
 
 
-def _shown(branch: _Branch, above: str, name: str) -> list[Node]:
+def _shown(branch: _Branch | Node, above: str, name: str) -> list[Node]:
     """The nodes that a branch comes to in the outline: itself, or those in it.
 
     A list of nodes, or a container of a single thing, only lengthens their names.
     """
+    if isinstance(branch, Node):
+        branch.name = name
+        return [branch]
     if branch.node is None and _only_lengthens(branch):
         inner = branch.children.items()
         below = (_shown(child, above, join(name, step)) for step, child in inner)
@@ -230,5 +241,5 @@ def _only_lengthens(branch: _Branch) -> bool:
     inner = branch.children
     if len(inner) == 1:
         return True
-    leaves = (child.node is not None and child.node.record for child in inner.values())
-    return all(map(str.isdigit, inner)) and not any(leaves)
+    is_list = all(map(str.isdigit, inner))
+    return is_list and not any(isinstance(child, Node) for child in inner.values())

@@ -90,8 +90,8 @@ class Record:
 
 def record(entry: Entry, leaf: Any) -> Record:
     """One entry with its leaf."""
-    role = leaf_role(entry, leaf)
-    array, inexact = is_array(leaf), is_inexact_array(leaf)
+    role, array = leaf_role(entry, leaf), is_array(leaf)
+    inexact = array and is_inexact_array(leaf)
     is_param = role is not None and role.kind is PARAM
     by_opaque_role = not array and entry.opaque_role is not None
     return Record(
