@@ -1046,6 +1046,11 @@ def test_published_classes_as_bases():
     ]
 
 
+def is_of_the_demo(node):
+    """Whether an import needs what the tests alone do not install."""
+    return "matplotlib" in ast.unparse(node)
+
+
 def documented_classes(path):
     """The class statements of a page or an example, with the names they need."""
     text = path.read_text()
@@ -1054,7 +1059,8 @@ def documented_classes(path):
     kept = [
         node
         for node in ast.parse(text).body
-        if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef)
+        if isinstance(node, ast.ClassDef)
+        or (isinstance(node, ast.Import | ast.ImportFrom) and not is_of_the_demo(node))
         or (isinstance(node, ast.Assign) and re.search("TypeVar|Role", ast.unparse(node)))
         or ast.unparse(node).startswith("anx.register(Scaler")
     ]
