@@ -1331,3 +1331,14 @@ def test_every_reason_is_true(program):
             assert np.array_equal(run(changed), run(params(NAMES)), equal_nan=True)
         else:
             assert reason.startswith(("cut by ", "no derivative: "))
+
+
+def test_an_error_shows_twenty_rows():
+    model = {f"w{at}": jnp.ones(2) for at in range(50)}
+    report = anx.gradient_report(lambda model: jnp.sum(model["w0"]), model)
+    with pytest.raises(anx.GradientError) as caught:
+        report.check()
+    found = str(caught.value)
+    assert found.count(" is dead: unused") == 20
+    assert "\n            and 29 more\n" in found
+    assert len(report.dead) == 49

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ._errors import FindingError, TargetError, did_you_mean, explain_error
+from ._errors import FindingError, TargetError, did_you_mean, explain_error, rows
 from ._findings import CODES, Finding, Subject
 from ._plain_rules import (
     foreign_finding,
@@ -61,9 +61,8 @@ class Audit(Report):
         """
         if self.ok:
             return self
-        rows = [*self._skipped_rows(), *map(str, self.findings)]
-        more = [f"and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
-        raise FindingError("\n".join([self._counts(), *rows[:_SHOWN], *more]))
+        found = [*self._skipped_rows(), *map(str, self.findings)]
+        raise FindingError(f"{self._counts()}\n{rows(found)}")
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -114,10 +113,6 @@ class Audit(Report):
             "skipped": [one._asdict() for one in self.skipped],
             "unseen": list(self.unseen),
         }
-
-
-_SHOWN = 20
-"""How many rows an error shows."""
 
 
 def audit(target: Any, *, ignore: str | Sequence[str] = ()) -> Audit:

@@ -100,6 +100,12 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     return ", ".join(texts[:limit]) + f" and {len(texts) - limit} more"
 
 
+def rows(found: Sequence[str], limit: int = 20) -> str:
+    """Problems a line each, the tail of a long list counted instead of shown."""
+    more = [f"and {len(found) - limit:,} more"] if len(found) > limit else []
+    return "\n".join([*found[:limit], *more])
+
+
 def unknown_fields(owner: str, unknown: Sequence[str], known: Sequence[str]) -> str:
     """The message for names that are no fields of a class, all at once."""
     return explain_error(

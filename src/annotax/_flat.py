@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ._errors import StructureError, describe, did_you_mean, explain_error
+from ._errors import StructureError, describe, did_you_mean, explain_error, rows
 from ._layout import is_array
 from ._leaves import LeafKeys, Leaves
 from ._select import trainable_filter
@@ -75,9 +75,7 @@ def update(model: _Model, new: Leaves) -> _Model:
                 f"update({type(model).__name__})",
                 "the leaves do not fit the model",
                 expected="paths of the model, with its shapes and dtypes",
-                found="\n".join(
-                    found[:20] + ([f"and {len(found) - 20} more"] if found[20:] else [])
-                ),
+                found=rows(found),
             )
         )
     changed = list(seen.leaves)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._errors import GradientError, explain_error
+from ._errors import GradientError, explain_error, rows
 from ._text import Report, counted, shorten
 
 REGISTERED = "a Buffer by registration alone"
@@ -96,7 +96,7 @@ class GradientReport(Report):
                 else "gradients do not flow as the roles say",
                 expected=f"a gradient for all of {self.selection}, none for Buffers and "
                 "frozen leaves",
-                found="\n".join(found),
+                found=rows(found),
                 fix="\n".join(self._fixes(refused)) or None,
             )
         )

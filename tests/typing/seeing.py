@@ -26,6 +26,18 @@ def reports(layer: Linear, tree: dict[str, Array], optimizer: Any) -> None:
         assert_type(finding.location, anx.Location | None)
 
 
+def loss_fn(layer: Linear, scale: float) -> Array:
+    return layer.weight * scale
+
+
+def gradients(layer: Linear) -> None:
+    report = anx.gradient_report(loss_fn, layer, 2.0, wrt=anx.everything)
+    assert_type(report, anx.GradientReport)
+    assert_type(report.check(), anx.GradientReport)
+    assert_type(report.dead, tuple[str, ...])
+    assert_type(anx.audit(Linear).check(), anx.Audit)
+
+
 def wrong_arguments(layer: Linear) -> None:
     anx.summary(layer, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     anx.explain(layer)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
