@@ -16,6 +16,21 @@ class AnnotaxError(Exception):
 class AnnotationError(AnnotaxError, TypeError):
     """An annotation or a registration says something that cannot be meant."""
 
+    field: str = ""
+    problem: str = ""
+    fix: str = ""
+    """What `audit` tells of it, where a field of a finished class is meant."""
+
+    @classmethod
+    def of_field(
+        cls, owner: type, field: str, problem: str, *, expected: str, found: str, fix: str
+    ) -> "AnnotationError":
+        """The error about a field, its facts kept beside its text."""
+        where = f"{owner.__name__}.{field}"
+        error = cls(explain_error(where, problem, expected=expected, found=found, fix=fix))
+        error.field, error.problem, error.fix = field, problem, fix
+        return error
+
 
 class AnnotationWarning(UserWarning):
     """An annotation cannot be read at run time, and a role may stand in it."""

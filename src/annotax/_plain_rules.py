@@ -4,13 +4,9 @@ Stands apart from the rules for annotax classes: these must make sense to somebo
 has never heard of roles.
 """
 
-import dataclasses
 from collections.abc import Collection, Iterator
-from typing import Any
 
-from ._compat import own_annotations
-from ._errors import AnnotationError, listing
-from ._field import is_hyper, options_of
+from ._errors import listing
 from ._findings import (
     FOREIGN_CLASS,
     ROLE_IN_PLAIN_MODULE,
@@ -21,9 +17,6 @@ from ._findings import (
     undeclared_arrays,
 )
 from ._held import Held
-from ._hint import read_hint
-from ._scope import class_scope
-from ._specs import promised_role, registered_at
 
 
 def static_findings(subject: Subject) -> Iterator[Finding]:
@@ -48,52 +41,10 @@ def plain_role_findings(subject: Subject, audited: Collection[type]) -> Iterator
 
     A class inherits the trouble of its bases; the base alone is reported.
     """
-    cls = subject.cls
-    bases = [base for base in cls.__mro__[1:] if base in audited]
-    if subject.refused is None or any(Subject(base).refused for base in bases):
-        return
-    for owner, name in _idle_roles(cls):
-        yield subject.finding(
-            ROLE_IN_PLAIN_MODULE,
-            name,
-            "a role in a class that annotax does not know",
-            f"class {owner.__name__}(annotax.Module)",
-        )
-        return
-    name = next(_broken_promises(cls), "")
-    yield subject.finding(
-        ROLE_IN_PLAIN_MODULE,
-        name,
-        "a base promises a Hyper, and the field that implements it is not static",
-        f"annotate {name or 'it'} again in {cls.__name__}, as Hyper[...]",
-    )
-
-
-def _idle_roles(cls: type) -> Iterator[tuple[type, str]]:
-    """The fields with a role, each with the plain class that annotates it."""
-    for field in dataclasses.fields(cls):
-        for owner in cls.__mro__:
-            if field.name in own_annotations(owner):
-                if registered_at(cls, field.name) is None and _has_role(owner, field):
-                    yield owner, field.name
-                break
-
-
-def _has_role(owner: type, field: "dataclasses.Field[Any]") -> bool:
-    """Whether a class that is not ours names a role for a field of its own."""
-    annotations = own_annotations(owner)
-    try:
-        hint = read_hint(annotations[field.name], class_scope(owner, annotations))
-    except AnnotationError:  # somebody else may mean no annotation by it
-        return False
-    return bool(hint.roles or hint.lost_roles or options_of(field).role)
-
-
-def _broken_promises(cls: type) -> Iterator[str]:
-    for field in dataclasses.fields(cls):
-        promised = promised_role(cls.__mro__, field.name)
-        if is_hyper(promised) and not field.metadata.get("static", False):
-            yield field.name
+    error = subject.refused
+    bases = [base for base in subject.cls.__mro__[1:] if base in audited]
+    if error is not None and not any(Subject(base).refused for base in bases):
+        yield subject.finding(ROLE_IN_PLAIN_MODULE, error.field, error.problem, error.fix)
 
 
 def foreign_finding(subject: Subject) -> Iterator[Finding]:

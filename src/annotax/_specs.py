@@ -81,14 +81,13 @@ def _effective_spec(cls: type, f: "dataclasses.Field[Any]") -> FieldSpec:
     if role is None:
         return spec
     if is_hyper(role) and not spec.static:
-        raise AnnotationError(
-            explain_error(
-                f"{cls.__name__}.{f.name}",
-                "a base promises a Hyper, and the field that implements it is not static",
-                expected="Hyper[...] where the field is annotated",
-                found=f"{spec.text!r} in {spec.declared_by.__name__}",
-                fix=f"annotate {f.name} again in {cls.__name__}, as Hyper[...]",
-            )
+        raise AnnotationError.of_field(
+            cls,
+            f.name,
+            "a base promises a Hyper, and the field that implements it is not static",
+            expected="Hyper[...] where the field is annotated",
+            found=f"{spec.text!r} in {spec.declared_by.__name__}",
+            fix=f"annotate {f.name} again in {cls.__name__}, as Hyper[...]",
         )
     return spec._replace(role=role, origin="declared")
 
@@ -205,14 +204,13 @@ def _registered_at(cls: type, owner: type, name: str) -> type | None:
 def _foreign_hint(owner: type, f: "dataclasses.Field[Any]", *, refuse_roles: bool) -> Hint:
     hint = _tolerant_hint(f.type, class_scope(owner, own_annotations(owner)))
     if refuse_roles and (hint.roles or hint.lost_roles or options_of(f).role):
-        raise AnnotationError(
-            explain_error(
-                f"{owner.__name__}.{f.name}",
-                "a role in a class that annotax does not know",
-                expected="annotax.Module as a base, or @annotax.register on the class",
-                found=f"{hint.text!r} in a plain equinox.Module",
-                fix=f"class {owner.__name__}(annotax.Module)",
-            )
+        raise AnnotationError.of_field(
+            owner,
+            f.name,
+            "a role in a class that annotax does not know",
+            expected="annotax.Module as a base, or @annotax.register on the class",
+            found=f"{hint.text!r} in a plain equinox.Module",
+            fix=f"class {owner.__name__}(annotax.Module)",
         )
     return hint
 
