@@ -87,7 +87,7 @@ class Summary(Report):
     def _totals(self) -> list[tuple[str, str, str]]:
         """The names, texts and styles of the totals."""
         found = [
-            (name, total_text(total), SHARES[name])
+            (name, total_text(total), SHARES[name].style)
             for name, total in self.totals.items()
             if total.leaves or name == "trainable"
         ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -65,30 +65,28 @@ def _share(record: Record) -> str:
     return "frozen" if record.frozen else "untrained"
 
 
+class Share(NamedTuple):
+    """A part of a model in the totals: its style, and the kind of what it counts."""
+
+    style: str
+    kind: str = ""
+
+
 SHARES = {
-    "trainable": "param",
-    "frozen": "frozen",
-    "buffers": "buffer",
-    "untrained": "",
-    "other": "dim",
+    "trainable": Share("param", "param"),
+    "frozen": Share("frozen", "param"),
+    "buffers": Share("buffer", "buffer"),
+    "untrained": Share(""),
+    "other": Share("dim"),
 }
-"""The parts of a model in the totals, and their styles."""
 
-
-_KINDS = {
-    "trainable": "param",
-    "frozen": "param",
-    "buffers": "buffer",
-    "untrained": "",
-    "other": "",
-}
 
 Leaf = tuple[Node, Record]
 
 
 def totals(leaves: Iterable[Leaf]) -> tuple[dict[str, Total], dict[str, Total]]:
     """What there is, by what training does with it and by the name of the role."""
-    shares = {name: Total(_KINDS[name]) for name in SHARES}
+    shares = {name: Total(share.kind) for name, share in SHARES.items()}
     roles: dict[str, Total] = {}
     for node, record in leaves:
         role = record.role
