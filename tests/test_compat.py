@@ -142,7 +142,8 @@ def test_a_checked_instance_has_nothing_extra():
 LAYERS = [
     {"_errors", "_compat"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"},
-    {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"},
+    {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
+    | {"_mesh_rules"},
     {"_hint", "_held", "_probe"},
     {"_field", "_derivatives"},
     {"_registry", "_layout"},
@@ -153,7 +154,7 @@ LAYERS = [
     {"_select", "_labels", "_outline", "_outcome"},
     {"_flat", "_table"},
     {"_split", "_fit", "_notebook", "_totals"},
-    {"_grad", "_freeze", "_adopt", "_change", "_carry"},
+    {"_grad", "_freeze", "_adopt", "_change", "_carry", "_sharding"},
     {"_summary", "_explain", "_diff", "_gradient_report", "_audit"},
     {"_module", "_equinox_nn"},
     {"__init__"},

@@ -16,11 +16,14 @@ from ._errors import (
     AnnotationError,
     AnnotationWarning,
     AnnotaxError,
+    CheckpointError,
+    CheckpointWarning,
     FieldError,
     FindingError,
     GradientError,
     HyperError,
     SelectionError,
+    ShardingError,
     StructureError,
     TargetError,
 )
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from ._gradient_verdict import GradientReport
     from ._leaf_diff import Difference
     from ._locate import Location
+    from ._sharding import partition_specs, shardings
     from ._summary import Summary, summary
     from ._targets import Skipped
 
@@ -59,6 +63,8 @@ __all__ = [
     "Audit",
     "Buffer",
     "CarryReport",
+    "CheckpointError",
+    "CheckpointWarning",
     "Diff",
     "Difference",
     "Explanation",
@@ -78,6 +84,7 @@ __all__ = [
     "Role",
     "Selection",
     "SelectionError",
+    "ShardingError",
     "Skipped",
     "Structure",
     "StructureError",
@@ -103,9 +110,11 @@ __all__ = [
     "leaves",
     "merge",
     "params",
+    "partition_specs",
     "records",
     "register",
     "replace",
+    "shardings",
     "split",
     "summary",
     "trainable_filter",
@@ -126,12 +135,14 @@ _ON_DEMAND = {
     "GradientReport": "_gradient_verdict",
     "gradient_report": "_gradient_report",
     "Location": "_locate",
+    "partition_specs": "_sharding",
+    "shardings": "_sharding",
     "Skipped": "_targets",
     "Summary": "_summary",
     "summary": "_summary",
 }
-"""The module of each name for looking into models. They are as much to import as all the
-rest, and a training script that never prints a summary should not wait for them."""
+"""The module of each name for looking into models, and for growing them. They are as much
+to import as all the rest, and a script that uses none of them should not wait for them."""
 
 
 if not TYPE_CHECKING:  # or checkers would take any misspelt name for one of these

@@ -68,6 +68,18 @@ class FindingError(AnnotaxError, ValueError):
     """An audit found something wrong, or could not look at all there is."""
 
 
+class ShardingError(AnnotaxError, ValueError):
+    """Arrays cannot be laid out over a mesh as the rules say."""
+
+
+class CheckpointError(AnnotaxError, ValueError):
+    """A checkpoint cannot be read, or does not fit the model it is loaded into."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was loaded, and not all in it and in the model is the same."""
+
+
 def explain_error(
     where: str,
     problem: str,

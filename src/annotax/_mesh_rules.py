@@ -1,0 +1,204 @@
+"""Rules from axis names to mesh axes, and what they say of one array.
+
+Stands apart from the trees that are laid out: an array is only names and sizes here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+from ._axes import Axes
+from ._errors import ShardingError, describe, did_you_mean, explain_error
+
+MeshAxes = str | Sequence[str] | None
+"""Where an axis of an array lies: on one mesh axis, on several together, or on none."""
+
+Rules = Mapping[str, MeshAxes] | Iterable[tuple[str, MeshAxes]]
+"""A mapping must fit as it stands; of pairs, the first that fits and is free wins."""
+
+Entry = str | tuple[str, ...] | None
+"""An entry of a `PartitionSpec`."""
+
+
+@dataclass(frozen=True)
+class MeshRules:
+    """Rules in one form, and the sizes of the mesh axes if there is a mesh."""
+
+    pairs: tuple[tuple[str, tuple[str, ...]], ...]
+    strict: bool
+    """Whether a rule that does not fit is an error, rather than passed over."""
+    sizes: Mapping[str, int] | None = None
+
+    def lay_out(
+        self, names: Axes, shape: tuple[int, ...]
+    ) -> tuple[tuple[Entry, ...], list[str]]:
+        """An entry for each axis of an array, and what does not fit.
+
+        The rules are gone through in their order, as an earlier one goes before a later
+        one also where they are about different axes. An axis of size 1 has nothing to
+        lay out: it stands for a broadcast, or for a moment that an optimizer does without.
+        """
+        entries: dict[int, Entry] = {at: None for at, size in enumerate(shape) if size == 1}
+        taken: dict[str, int] = {}
+        problems: list[str] = []
+        for name, mesh_axes in self.pairs:
+            for at in (at for at, own in enumerate(names) if own == name):
+                if at in entries:
+                    continue
+                problem = self._misfit(mesh_axes, at, names, shape, taken)
+                if problem is None:
+                    entries[at] = mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
+                    taken.update(dict.fromkeys(mesh_axes, at))
+                elif self.strict:
+                    entries[at] = None
+                    problems.append(problem)
+        return tuple(entries.get(at) for at in range(len(shape))), problems
+
+    def _misfit(
+        self,
+        mesh_axes: tuple[str, ...],
+        at: int,
+        names: Axes,
+        shape: tuple[int, ...],
+        taken: Mapping[str, int],
+    ) -> str | None:
+        """Why an axis cannot lie on mesh axes, if it cannot."""
+        for mesh_axis in mesh_axes:
+            if mesh_axis in taken:
+                other = taken[mesh_axis]
+                return (
+                    f"dimensions {other} ({names[other]}) and {at} ({names[at]}) are both "
+                    f"on mesh axis {mesh_axis!r}"
+                )
+        if self.sizes is None:
+            return None
+        factors = [self.sizes[mesh_axis] for mesh_axis in mesh_axes]
+        if shape[at] % prod(factors) == 0:
+            return None
+        size = " × ".join(map(str, factors))
+        total = f"{size} = {prod(factors)}" if len(factors) > 1 else size
+        return (
+            f"dimension {at} ({names[at]}) has size {shape[at]}, and "
+            f"{_on(mesh_axes)} of size {total} cannot divide it"
+        )
+
+
+def _on(mesh_axes: tuple[str, ...]) -> str:
+    listed = " and ".join(map(repr, mesh_axes))
+    return f"mesh ax{'e' if len(mesh_axes) > 1 else 'i'}s {listed}"
+
+
+# --- reading what was given ----------------------------------------------------------
+
+
+def read_rules(function: str, rules: Any, mesh: Any = None) -> MeshRules:
+    """Rules as they were given, checked for their form and against a mesh.
+
+    **Raises:** `ShardingError`, with everything that is wrong.
+    """
+    strict = isinstance(rules, Mapping)
+    pairs: list[tuple[str, tuple[str, ...]]] = []
+    problems: list[str] = []
+    for name, mesh_axes in _pairs(function, rules):
+        read = _mesh_axes(mesh_axes)
+        if not isinstance(name, str):
+            problems.append(f"{describe(name)} is no name of an axis")
+        elif read is None:
+            problems.append(f"{name}: {_malformed(mesh_axes)}")
+        else:
+            pairs.append((name, read))
+            problems += [] if mesh is None else _unknown(name, read, tuple(mesh.axis_names))
+    if problems:
+        raise ShardingError(_rules_message(function, "\n".join(problems), mesh))
+    return MeshRules(tuple(pairs), strict, None if mesh is None else dict(mesh.shape))
+
+
+def _pairs(function: str, rules: Any) -> Iterator[tuple[Any, Any]]:
+    given: Any = rules.items() if isinstance(rules, Mapping) else rules
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ShardingError(_rules_message(function, describe(rules), None))
+    for pair in cast("Iterable[Any]", given):
+        if not isinstance(pair, tuple | list) or len(cast("list[Any]", pair)) != 2:
+            raise ShardingError(_rules_message(function, describe(pair), None))
+        name, mesh_axes = cast("list[Any]", pair)
+        yield name, mesh_axes
+
+
+def _mesh_axes(given: Any) -> tuple[str, ...] | None:
+    """Mesh axes as a tuple; `None` if these are none."""
+    if given is None:
+        return ()
+    axes = (given,) if isinstance(given, str) else given
+    if not isinstance(axes, tuple | list):
+        return None
+    listed = tuple(cast("list[Any]", axes))
+    is_set = all(isinstance(axis, str) for axis in listed) and len({*listed}) == len(listed)
+    return listed if is_set else None
+
+
+def _malformed(given: Any) -> str:
+    if isinstance(given, tuple | list):
+        listed = cast("list[Any]", given)
+        twice = [
+            axis for axis in listed if isinstance(axis, str) and listed.count(axis) > 1
+        ]
+        if twice:
+            return f"mesh axis {twice[0]!r} stands twice in its rule"
+    return f"{describe(given)} is no mesh axis"
+
+
+def _unknown(name: str, mesh_axes: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
+    return [
+        f"{name}: the mesh has no axis {mesh_axis!r}; {did_you_mean(mesh_axis, known)}"
+        for mesh_axis in mesh_axes
+        if mesh_axis not in known
+    ]
+
+
+def _rules_message(function: str, found: str, mesh: Any) -> str:
+    axes = "a mesh axis" if mesh is None else f"one of {', '.join(mesh.axis_names)}"
+    return explain_error(
+        function,
+        "these rules cannot be followed",
+        expected=f"for each name {axes}, several that differ, or None",
+        found=found,
+        fix='{"mlp": "model", "embed": ("fsdp", "data"), "heads": None}, or a list of '
+        "such pairs",
+    )
+
+
+def read_stack(function: str, stack: Any) -> Axes:
+    """The names of leading axes as a tuple.
+
+    **Raises:** `ShardingError` for what is no name.
+    """
+    given = (stack,) if isinstance(stack, str) else () if stack is None else stack
+    if isinstance(given, tuple | list):
+        names = tuple(cast("list[Any]", given))
+        if all(name is None or isinstance(name, str) for name in names):
+            return names
+    raise ShardingError(
+        explain_error(
+            f"{function}(stack=...)",
+            "this names no axes",
+            expected="the name of the leading axis, or several, outermost first; None for "
+            "an axis that stays whole",
+            found=describe(given),
+            fix='stack="ensemble", or stack=("ensemble", None)',
+        )
+    )
+
+
+def insist_on_mesh(function: str, mesh: Any) -> None:
+    """Refuse what is no mesh, for instance arguments in another order."""
+    if not (hasattr(mesh, "axis_names") and hasattr(mesh, "shape")):
+        raise ShardingError(
+            explain_error(
+                function,
+                "this is no mesh",
+                expected="a jax.sharding.Mesh, as jax.make_mesh makes it",
+                found=describe(mesh),
+                fix=f"{function}(tree, mesh, rules)",
+            )
+        )
