@@ -15,11 +15,13 @@ from typing import Any, cast
 import jax
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ._compat import ArrayImpl, instance_dict, tree_flatten
 
-_PASSING = frozenset(
+_PASSING: frozenset[type[Any]] = frozenset(
     {ArrayImpl, np.ndarray, jax.ShapeDtypeStruct, type(None), bool, int, float, object}
+    | {PartitionSpec, NamedSharding}
 )
 
 

@@ -115,10 +115,10 @@ def read_rules(function: str, rules: Any, mesh: Any = None) -> MeshRules:
 
 
 def _pairs(function: str, rules: Any) -> Iterator[tuple[Any, Any]]:
-    given: Any = rules.items() if isinstance(rules, Mapping) else rules
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(rules, str) or not isinstance(rules, Iterable):
         raise ShardingError(_rules_message(function, describe(rules), None))
-    for pair in cast("Iterable[Any]", given):
+    is_mapping = isinstance(rules, Mapping)
+    for pair in cast("Iterable[Any]", cast(Any, rules).items() if is_mapping else rules):
         if not isinstance(pair, tuple | list) or len(cast("list[Any]", pair)) != 2:
             raise ShardingError(_rules_message(function, describe(pair), None))
         name, mesh_axes = cast("list[Any]", pair)

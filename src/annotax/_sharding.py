@@ -4,7 +4,7 @@ The annotations name the axes of arrays, rules say on which axes of a device mes
 names lie, and JAX's own partitioner does the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import NamedSharding, PartitionSpec
@@ -87,10 +87,12 @@ def shardings(tree: Any, mesh: Any, rules: Rules, stack: Stack = None) -> Any:
 
 
 class _Array(NamedTuple):
-    """What matters of an array: models have thousands, which differ in little."""
+    """What matters of an array, and what follows."""
 
     axes: Axes | None
     shape: tuple[int, ...]
+    laid_out: Any
+    problems: list[str]
 
 
 def _laid_out(
@@ -101,33 +103,36 @@ def _laid_out(
     wrap: Callable[[PartitionSpec], Any],
 ) -> Any:
     """The tree with what `wrap` makes of the spec of each array."""
-    front = read_stack(function, stack)
-    seen = view(tree)
-    arrays = [
-        _Array(entry.axes, leaf.shape) if is_array(leaf) else None
-        for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True)
-    ]
-    kinds = {array for array in arrays if array is not None}
-    _refuse_unknown(function, kinds, rules, front)
+    front, seen = read_stack(function, stack), view(tree)
+    known: dict[tuple[Axes | None, tuple[int, ...]], _Array] = {}
+    arrays: list[_Array | None] = []
+    for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True):
+        if not is_array(leaf):
+            arrays.append(None)
+            continue
+        key = (entry.axes, leaf.shape)  # a model has thousands of arrays, of a few kinds
+        array = known.get(key)
+        if array is None:
+            entries, problems = rules.lay_out(_names(*key, front), leaf.shape)
+            array = known[key] = _Array(*key, wrap(PartitionSpec(*entries)), problems)
+        arrays.append(array)
+    _refuse_unknown(function, known.values(), rules, front)
     _refuse_mixed_meshes(function, seen)
-    problems: dict[_Array, list[str]] = {}
-    laid_out: dict[_Array | None, Any] = {None: None}
-    for array in kinds:
-        names = _names(array.axes, len(array.shape), front)
-        entries, problems[array] = rules.lay_out(names, array.shape)
-        laid_out[array] = wrap(PartitionSpec(*entries))
-    if any(problems.values()):
-        raise ShardingError(_misfit_message(function, seen, arrays, problems))
-    return seen.treedef.unflatten([laid_out[array] for array in arrays])
+    if any(array.problems for array in known.values()):
+        raise ShardingError(_misfit_message(function, seen, arrays))
+    return seen.treedef.unflatten(
+        None if array is None else array.laid_out for array in arrays
+    )
 
 
-def _names(axes: Axes | None, ndim: int, front: Axes) -> Axes:
+def _names(axes: Axes | None, shape: tuple[int, ...], front: Axes) -> Axes:
     """A name for each axis of an array, `None` where there is none.
 
     A variadic name covers the axes that the others leave, and only then it has to be taken
     on trust that the axes of a stack are there. An array with fewer axes than names is
     something else that is kept by parameter.
     """
+    ndim = len(shape)
     if axes is None:
         return (None,) * ndim
     variadic = [at for at, name in enumerate(axes) if is_variadic(name)]
@@ -144,10 +149,10 @@ def _names(axes: Axes | None, ndim: int, front: Axes) -> Axes:
 
 
 def _refuse_unknown(
-    function: str, kinds: set[_Array], rules: MeshRules, front: Axes
+    function: str, arrays: Collection[_Array], rules: MeshRules, front: Axes
 ) -> None:
     """Refuse rules and stacks that are about nothing: they were meant for something."""
-    axes = {array.axes for array in kinds if array.axes is not None}
+    axes = {array.axes for array in arrays if array.axes is not None}
     if not axes:
         return  # counters alone, or a model in which nothing is named
     names = {name for own in axes for name in own if name and not is_variadic(name)}
@@ -163,7 +168,7 @@ def _refuse_unknown(
                 fix="\n".join(f"{name}: {did_you_mean(name, known)}" for name in unknown),
             )
         )
-    if front and not any(len(a.shape) > _fixed(a.axes) for a in kinds if a.axes):
+    if front and not any(len(a.shape) > _fixed(a.axes) for a in arrays if a.axes):
         raise ShardingError(
             explain_error(
                 f"{function}(stack={front[0] if len(front) == 1 else front!r})",
@@ -184,7 +189,7 @@ def _refuse_mixed_meshes(function: str, seen: View) -> None:
     meshes: dict[Any, str] = {}
     for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True):
         sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, NamedSharding):
+        if type(sharding) is NamedSharding and sharding.mesh.axis_names:
             meshes.setdefault(sharding.mesh, entry.path)
     if len(meshes) > 1:
         found = [f"{path} on {_mesh_text(mesh)}" for mesh, path in meshes.items()]
@@ -205,17 +210,12 @@ def _mesh_text(mesh: Any) -> str:
     return f"a mesh ({sizes})"
 
 
-def _misfit_message(
-    function: str,
-    seen: View,
-    arrays: list[_Array | None],
-    problems: dict[_Array, list[str]],
-) -> str:
+def _misfit_message(function: str, seen: View, arrays: list[_Array | None]) -> str:
     found = [
         f"{entry.path}: {problem}"
         for entry, array in zip(seen.layout.entries, arrays, strict=True)
         if array is not None
-        for problem in problems[array]
+        for problem in array.problems
     ]
     return explain_error(
         function,
