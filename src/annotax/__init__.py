@@ -43,6 +43,7 @@ from ._split import Structure, merge, split
 
 if TYPE_CHECKING:
     from ._audit import Audit, audit
+    from ._checkpoint import load, save
     from ._diff import Diff, diff
     from ._explain import Explanation, explain
     from ._findings import Finding
@@ -108,12 +109,14 @@ __all__ = [
     "inference_mode",
     "labels",
     "leaves",
+    "load",
     "merge",
     "params",
     "partition_specs",
     "records",
     "register",
     "replace",
+    "save",
     "shardings",
     "split",
     "summary",
@@ -134,8 +137,10 @@ _ON_DEMAND = {
     "Finding": "_findings",
     "GradientReport": "_gradient_verdict",
     "gradient_report": "_gradient_report",
+    "load": "_checkpoint",
     "Location": "_locate",
     "partition_specs": "_sharding",
+    "save": "_checkpoint",
     "shardings": "_sharding",
     "Skipped": "_targets",
     "Summary": "_summary",

@@ -107,7 +107,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A pattern as a regular expression over steps; match with `matches`.
 
     `*` is one step or, within a step, any characters; `**` is any number of steps,
-    none included.
+    none included. Each is a group of the expression.
 
     **Raises:** `SelectionError` for an empty pattern or step, an open bracket, or `**`
     that is only part of a step.
@@ -127,9 +127,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     text = ""
     for part in parts:
         if part == "**":
-            text += f"(?:[^{_SEPARATOR}]*{_SEPARATOR})*"
+            text += f"((?:[^{_SEPARATOR}]*{_SEPARATOR})*)"
         else:
-            inner = f"[^{_SEPARATOR}]*".join(re.escape(piece) for piece in part.split("*"))
+            inner = f"([^{_SEPARATOR}]*)".join(map(re.escape, part.split("*")))
             text += inner + _SEPARATOR
     return re.compile(text)
 
@@ -144,6 +144,35 @@ def _is_step(part: str) -> bool:
 def matches(pattern: re.Pattern[str], path: str) -> bool:
     """Whether the whole of a path fits a compiled pattern."""
     return pattern.fullmatch(_terminated(segments(path))) is not None
+
+
+def begins(pattern: re.Pattern[str], path: str) -> bool:
+    """Whether the first steps of a path, or all of them, fit a compiled pattern."""
+    return pattern.match(_terminated(segments(path))) is not None
+
+
+def moved(pattern: re.Pattern[str], place: str, path: str) -> str:
+    """A path whose first steps fit a pattern, with these steps at another place.
+
+    `*` and `**` in `place` are, in order, what they stood for in the pattern.
+
+    **Raises:** `ValueError` if the first steps do not fit.
+    """
+    steps = _terminated(segments(path))
+    found = pattern.match(steps)
+    if found is None:
+        raise ValueError(path)
+    groups = iter(found.groups())
+    text = ""
+    for part in segments(place):
+        if part == "**":
+            text += next(groups)
+        else:
+            pieces = part.split("*")
+            text += pieces[0] + "".join(next(groups) + piece for piece in pieces[1:])
+            text += _SEPARATOR
+    parts = (text + steps[found.end() :]).split(_SEPARATOR)[:-1]
+    return functools.reduce(join, parts, "")
 
 
 def _terminated(steps: Iterable[str]) -> str:

@@ -1,0 +1,209 @@
+"""`save` and `load`: a model's arrays in one safetensors file, by path.
+
+What is said of the arrays goes along in a manifest, so that loading can tell what does not
+fit: other paths, shapes, dtypes, Hypers. Arrays over many machines are orbax's business.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import jax
+
+from ._agreement import Agreement, compare, differing, misfit_message
+from ._errors import CheckpointError, CheckpointWarning, explain_error, listing, rows
+from ._loading import held_by, manifest_of, read
+from ._manifest import Manifest, SavedLeaf, classes, settings
+from ._records import view_records
+from ._rename import Rename
+from ._saving import checkpoint_mask, stored_arrays
+from ._select import everything
+from ._selection import Selection
+from ._tensor_file import TensorFile, write
+from ._view import View, view
+
+_Model = TypeVar("_Model")
+
+
+def save(path: str | os.PathLike[str], model: Any, *, select: Any = everything) -> None:
+    """Write the arrays of a model into one safetensors file, by path.
+
+    Examples:
+        >>> import annotax as anx, equinox as eqx, jax, pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> file = pathlib.Path(folder.name, "model.safetensors")
+        >>> mlp = eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0))
+        >>> anx.save(file, mlp)
+        >>> bool(eqx.tree_equal(anx.load(file, mlp), mlp))
+        True
+        >>> folder.cleanup()
+
+    Saved is every array, whatever its role, except in fields with `persistent=False`; an
+    array that stands in several places is saved once. The header of the file holds a
+    manifest, too: roles, axes, tags and dtypes of the arrays, the classes of the modules,
+    and the values of Hypers. Values that are no arrays are there to be compared: `load`
+    takes them from the model that it is given. The safetensors library alone can read the
+    file; what its format has no dtype for is stored as bytes (complex128 as pairs).
+
+    The file is written beside the old one, brought to the disk, and renamed: whatever
+    happens, either of the two is there, and whole.
+
+    **Arguments:**
+
+    - `path`: of the file; its directory must exist.
+    - `model`: any PyTree: a model, `Leaves`, `{"model": ..., "opt_state": ...}`.
+    - `select`: what to save, `by_role(LoRA)` for instance.
+
+    **Raises:** `CheckpointError`, by path, for what has no value (abstract, traced or
+    deleted arrays), is not all in this process, or is of a dtype that JAX does not have.
+    `SelectionError` if `select` matches no array. `ImportError` without the safetensors
+    library.
+    """
+    where = os.fspath(path)
+    seen = view(model)
+    mask = checkpoint_mask("save", seen, select)
+    records = view_records(seen)
+    chosen = [
+        (records[at], seen.leaves[at]) for at, is_chosen in enumerate(mask) if is_chosen
+    ]
+    homes: dict[int, str] = {}  # of arrays that stand in several places, the first
+    for record, leaf in chosen:
+        homes.setdefault(id(leaf), record.path)
+    arrays = stored_arrays(where, [(r, x) for r, x in chosen if homes[id(x)] == r.path])
+    leaves = {
+        record.path: SavedLeaf.of(record, arrays[homes[id(leaf)]], homes[id(leaf)])
+        for record, leaf in chosen
+    }
+    manifest = Manifest(leaves, settings(seen), classes(seen))
+    write(where, {name: array.data for name, array in arrays.items()}, manifest.to_json())
+
+
+def load(
+    path: str | os.PathLike[str],
+    like: _Model,
+    *,
+    strict: bool = True,
+    hypers: Literal["warn", "error", "ignore"] = "warn",
+    rename: Rename = None,
+    select: Any = everything,
+) -> _Model:
+    """A model with the arrays of a checkpoint.
+
+    Examples:
+        >>> import annotax as anx, jax, jax.numpy as jnp, pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> file = pathlib.Path(folder.name, "old.safetensors")
+        >>> anx.save(file, {"encoder": {"w": jnp.ones(2)}, "head": jnp.zeros(3)})
+        >>> like = {"body": {"w": jax.ShapeDtypeStruct((2,), "float32")}}
+        >>> anx.load(file, like, rename={"encoder": "body", "head": None})
+        {'body': {'w': Array([1., 1.], dtype=float32)}}
+        >>> folder.cleanup()
+
+    Everything but the arrays comes from `like`: classes, Hypers, fields with
+    `persistent=False`. Frozen, adopted and plain models exchange checkpoints. Where an
+    array of `like` says on which devices it lies, or how it is sharded, the loaded one is
+    put there; where `like` has an array of numpy, so has the result.
+
+    **Arguments:**
+
+    - `path`: of a file from `save`, or any other safetensors file, such as a `state_dict`
+      of PyTorch; that has no Hypers to compare and no checksums.
+    - `like`: a model, an abstract one (`equinox.filter_eval_shape`), or another PyTree.
+    - `strict`: whether all must fit: every selected array is in the file, with its shape
+      and dtype, and nothing else is. Otherwise what does not fit stays as it is in `like`,
+      and a warning lists it.
+    - `hypers`: what follows if a Hyper (or another value that is no array) is not the same
+      in the file: `"warn"`, `"error"`, `"ignore"`.
+    - `rename`: from names in the file to paths in `like`. A mapping, whose keys are names
+      or the steps they begin with, with `*` and `**` as in `by_path`; values take up the
+      wildcards in their order (`{"blocks.*.lin": "layers.*.linear"}`). Or a function of a
+      name. `None` as a new name leaves something out.
+    - `select`: what to load. Other leaves stay as they are in `like`, and what else the
+      file holds is passed over.
+
+    **Returns:** the model, of the structure of `like`.
+
+    **Raises:** `CheckpointError`, with all problems in one, if something does not fit, or
+    by its name a file that is damaged, truncated, or no checkpoint. `SelectionError` if
+    `select` matches no array. `ImportError` without the safetensors library. Warns with
+    `CheckpointWarning`.
+    """
+    where = os.fspath(path)
+    _insist_on_choice(hypers)
+    seen = view(like)
+    mask = checkpoint_mask("load", seen, select)
+    place = f"load({where!r}, {type(like).__name__})"
+    with TensorFile(where) as file:
+        held = held_by(place, manifest_of(file), rename)
+        found = compare(seen, mask, held.leaves, whole=select is everything)
+        other = {} if hypers == "ignore" else differing(held.settings, settings(seen))
+        _refuse_misfits(place, found, other if hypers == "error" else {}, strict)
+        values = read(file, seen, found)
+    notes = [] if found.is_whole else [_skipped_message(place, found)]
+    notes += [_differing_message(place, other)] if other else []
+    for note in [*notes, *_abstract_message(place, seen, select)]:
+        warnings.warn(note, CheckpointWarning, stacklevel=2)
+    return seen.treedef.unflatten(values)
+
+
+# --- what does not fit ---------------------------------------------------------------
+
+
+def _insist_on_choice(hypers: Any) -> None:
+    if hypers not in ("warn", "error", "ignore"):
+        raise CheckpointError(
+            explain_error(
+                f"load(hypers={hypers!r})",
+                "there is no such choice",
+                expected='"warn", "error" or "ignore"',
+            )
+        )
+
+
+def _refuse_misfits(
+    place: str, found: Agreement, other: Mapping[str, str], strict: bool
+) -> None:
+    nothing_fits = not found.fitting and bool(found.missing or found.misfits)
+    if other or nothing_fits or (strict and not found.is_whole):
+        raise CheckpointError(misfit_message(place, found, other))
+
+
+def _skipped_message(place: str, found: Agreement) -> str:
+    return explain_error(
+        place,
+        "only what fits was loaded",
+        found=rows(found.lines()),
+        fix="where the file does not fit, the model is as it was",
+    )
+
+
+def _differing_message(place: str, other: Mapping[str, str]) -> str:
+    return explain_error(
+        place,
+        "Hypers differ from those in the file",
+        found=rows([f"{path}: {what}" for path, what in other.items()]),
+        fix='those of the model hold; hypers="error" refuses, hypers="ignore" is silent',
+    )
+
+
+def _abstract_message(place: str, seen: View, select: Any) -> list[str]:
+    """What stays abstract though it was meant: it is not for checkpoints."""
+    flags = zip(
+        seen.layout.entries, seen.leaves, Selection.of(select).mask(seen), strict=True
+    )
+    left = [
+        entry.path
+        for entry, leaf, flag in flags
+        if flag and not entry.persistent and isinstance(leaf, jax.ShapeDtypeStruct)
+    ]
+    if not left:
+        return []
+    return [
+        explain_error(
+            place,
+            "some leaves stay abstract, for checkpoints do not hold them",
+            found=listing(left),
+            fix="load into a real model, or give them values with annotax.replace",
+        )
+    ]

@@ -1,0 +1,130 @@
+"""The manifest of a checkpoint: what its model said of the arrays, and of itself.
+
+It goes along in the header of the file as JSON. Loading needs little of it: the dtype that
+is meant, the implementation of keys, which paths share an array, and the Hypers. The rest
+is for whoever reads a file without its model.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ._layout import is_array
+from ._node import field_value
+from ._plain import plain
+from ._records import Record
+from ._registry import registry
+from ._stored import StoredArray
+from ._view import View, modules_of
+
+VERSION = 1
+
+
+class SavedLeaf(NamedTuple):
+    """What a manifest says of one array."""
+
+    dtype: str
+    """The dtype in the model, `float32` or `key<fry>`."""
+    shape: tuple[int, ...]
+    tensor: str
+    """The name of the tensor in the file: another path's, if they share one array."""
+    key_impl: str | None = None
+    """The implementation of PRNG keys; `None` for any other array."""
+    role: str | None = None
+    axes: tuple[str | None, ...] | None = None
+    tags: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(record: Record, saved: StoredArray, tensor: str) -> "SavedLeaf":
+        """What there is to say of an array, by its record."""
+        return SavedLeaf(
+            saved.dtype,
+            record.shape,
+            tensor,
+            saved.key_impl,
+            None if record.role is None else record.role.name,
+            record.axes,
+            tuple(sorted(record.tags)),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is told of a model beside its arrays.
+
+    `settings` are the values of static fields, and of leaves that are no arrays, in the
+    form of `plain`; `classes` are those of the modules. All by path.
+    """
+
+    leaves: Mapping[str, SavedLeaf] = field(default_factory=dict[str, SavedLeaf])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    classes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def to_json(self) -> str:
+        """The text that stands in the file."""
+        told = {
+            "version": VERSION,
+            "leaves": {path: _told(leaf, path) for path, leaf in self.leaves.items()},
+            "settings": dict(self.settings),
+            "classes": dict(self.classes),
+        }
+        return json.dumps(told, separators=(",", ":"))
+
+
+def _told(leaf: SavedLeaf, path: str) -> dict[str, Any]:
+    """What differs from what goes without saying."""
+    told = leaf._asdict()
+    usual = {**SavedLeaf._field_defaults, "tensor": path}
+    return {name: value for name, value in told.items() if value != usual.get(name, ...)}
+
+
+def parse_manifest(text: str) -> Manifest:
+    """A manifest from its text.
+
+    **Raises:** `ValueError`, in a few words, if this is none, or of another version.
+    """
+    try:
+        told = json.loads(text)
+        version = told["version"]
+        if version == VERSION:
+            leaves = {path: _leaf(path, of) for path, of in told["leaves"].items()}
+            settings, classes = dict(told["settings"]), dict(told["classes"])
+            return Manifest(leaves, settings, classes)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("a manifest that cannot be read") from error
+    raise ValueError(f"version {version!r} of the manifest; this annotax reads {VERSION}")
+
+
+def _leaf(path: str, told: Any) -> SavedLeaf:
+    fields: dict[str, Any] = {"tensor": path, **told}
+    leaf = SavedLeaf(**fields)
+    texts: list[Any] = [leaf.dtype, leaf.tensor, leaf.key_impl or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(path)
+    axes = None if leaf.axes is None else tuple(leaf.axes)
+    shape, tags = tuple(map(int, leaf.shape)), tuple(leaf.tags)
+    return leaf._replace(shape=shape, axes=axes, tags=tags)
+
+
+def settings(seen: View) -> dict[str, Any]:
+    """What a model holds that is no array, by path: the same, adopted or not."""
+    modules = modules_of(seen)
+    found: dict[str, Any] = {}
+    for static in seen.layout.statics:
+        at, name = static.home
+        if hasattr(modules[at], name):
+            found[static.path] = plain(field_value(modules[at], name))
+    for path, leaf in zip(seen.layout.paths, seen.leaves, strict=True):
+        if not is_array(leaf):
+            found[path] = plain(leaf)
+    return found
+
+
+def classes(seen: View) -> dict[str, str]:
+    """The classes of the modules of a model, by path."""
+    found: dict[str, str] = {}
+    for module in seen.layout.modules:
+        cls = registry.original(module.cls)
+        found[module.path] = f"{cls.__module__}.{cls.__qualname__}"
+    return found
