@@ -37,7 +37,7 @@ def leaf_outcome(leaf: LeafFacts, chain: Sequence[Link]) -> dict[str, str]:
         "trainable": _why_trainable(leaf),
         "static": _why_not_static(leaf.record),
         "gradient": _why_gradient(leaf, chain),
-        "checkpoint": _why_saved(leaf.record.persistent, chain),
+        "checkpoint": _why_saved(leaf.record, chain),
         "tags": listing(sorted(leaf.record.tags)) if leaf.record.tags else "none",
         "axes": ", ".join(name or "_" for name in axes) if axes else "none",
     }
@@ -144,8 +144,10 @@ def _is_in_leaves(chain: Sequence[Link]) -> bool:
     return any(link.container == IN_LEAVES for link in chain)
 
 
-def _why_saved(persistent: bool, chain: Sequence[Link]) -> str:
-    if persistent:
+def _why_saved(leaf: Record, chain: Sequence[Link]) -> str:
+    if leaf.dtype is None:
+        return "compared, not loaded: it is no array"
+    if leaf.persistent:
         return "saved"
     left_out = [
         link for link in chain if link.spec is not None and not link.spec.persistent

@@ -45,7 +45,7 @@ class Record:
     axes: Axes | None
     """The axis names, one a dimension, if anything names them."""
     persistent: bool
-    """Whether checkpoints hold it."""
+    """Whether its fields let it into checkpoints, which hold what is an array."""
     frozen: bool
     """Whether `freeze` keeps it from being trained."""
     enforced: bool
