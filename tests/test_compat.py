@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,10 @@ def test_concrete_arrays_have_one_class():
     )
     assert _compat.ArrayImpl is not jax.Array
     jax.jit(lambda x: None if type(x) is not _compat.ArrayImpl else 1 / 0)(1.0)
+
+
+def test_traced_arrays_can_be_referred_to_weakly():
+    jax.jit(lambda x: weakref.ref(x)() is x or 1 / 0)(1.0)
 
 
 def test_the_metaclass_of_equinox():
@@ -323,7 +328,7 @@ def test_where_an_equation_was_written():
     assert frames[0] == (__file__, line)
 
     def written(model):
-        return eqx.tree_at(lambda m: m.x, model, 1.0).x
+        return eqx.tree_at(lambda m: m.x, model, model.x + 1).x
 
     stop = jax.make_jaxpr(written)(Model(jnp.ones(2))).jaxpr.eqns[-1]
     line = written.__code__.co_firstlineno + 1

@@ -8,9 +8,10 @@ through as the same object.
 """
 
 import dataclasses
-import threading
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
@@ -25,35 +26,35 @@ _PASSING: frozenset[type[Any]] = frozenset(
 )
 
 
-class _Entering(threading.local):
-    """Whether a subtree whose leaves are already stopped is being put together."""
+_stopped: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The traced arrays that were made here, by their `id`, as long as they live."""
 
-    stopped: bool = False
-
-
-_entering = _Entering()
 _lax: Any = jax.lax  # its types are partly unknown
 
 
 def stop_gradient(value: Any) -> Any:
     """`value` with the gradient of every traced array in it stopped.
 
-    Rebuilding a module lets its own buffers enter once more. Without the flag they
-    would be stopped again at each level of nesting, doubling the equations each time.
+    What was stopped once stays the same object when it enters again: in the same trace
+    there is nothing left to stop, and another transformation makes objects of its own.
     """
-    if type(value) in _PASSING or _entering.stopped:
+    if type(value) in _PASSING:
         return value
     if _is_traced_array(value):
-        return _lax.stop_gradient(value)
+        return _stop(value)
     leaves, treedef = tree_flatten(value)
-    if not any(map(_is_traced_array, leaves)):
+    stopped = [_stop(x) if _is_traced_array(x) else x for x in leaves]
+    if all(map(operator.is_, stopped, leaves)):
         return value
-    stopped = [_lax.stop_gradient(x) if _is_traced_array(x) else x for x in leaves]
-    _entering.stopped = True
-    try:
-        return treedef.unflatten(stopped)
-    finally:
-        _entering.stopped = False
+    return treedef.unflatten(stopped)
+
+
+def _stop(array: Any) -> Any:
+    if _stopped.get(id(array)) is array:
+        return array
+    stopped = _lax.stop_gradient(array)
+    _stopped[id(stopped)] = stopped
+    return stopped
 
 
 def enter_again(module: object, names: Sequence[str]) -> None:
