@@ -6,10 +6,10 @@ Stands apart from the trees that are laid out: an array is only names and sizes 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ._axes import Axes
-from ._errors import ShardingError, describe, did_you_mean, explain_error
+from ._errors import ShardingError, describe, did_you_mean, explain_error, listing
 
 MeshAxes = str | Sequence[str] | None
 """Where an axis of an array lies: on one mesh axis, on several together, or on none."""
@@ -21,14 +21,25 @@ Entry = str | tuple[str, ...] | None
 """An entry of a `PartitionSpec`."""
 
 
+class Rule(NamedTuple):
+    """A name and the mesh axes for it, none if its axes stay whole.
+
+    `sizes` are those of the mesh axes if there is a mesh; `total` is their product.
+    """
+
+    name: str
+    mesh_axes: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    total: int = 1
+
+
 @dataclass(frozen=True)
 class MeshRules:
-    """Rules in one form, and the sizes of the mesh axes if there is a mesh."""
+    """Rules in one form, in the order in which they are followed."""
 
-    pairs: tuple[tuple[str, tuple[str, ...]], ...]
+    rules: tuple[Rule, ...]
     strict: bool
     """Whether a rule that does not fit is an error, rather than passed over."""
-    sizes: Mapping[str, int] | None = None
 
     def lay_out(
         self, names: Axes, shape: tuple[int, ...]
@@ -42,46 +53,40 @@ class MeshRules:
         entries: dict[int, Entry] = {at: None for at, size in enumerate(shape) if size == 1}
         taken: dict[str, int] = {}
         problems: list[str] = []
-        for name, mesh_axes in self.pairs:
-            for at in (at for at, own in enumerate(names) if own == name):
-                if at in entries:
+        for rule in self.rules:
+            for at, name in enumerate(names):
+                if name != rule.name or at in entries:
                     continue
-                problem = self._misfit(mesh_axes, at, names, shape, taken)
-                if problem is None:
-                    entries[at] = mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
-                    taken.update(dict.fromkeys(mesh_axes, at))
+                if shape[at] % rule.total == 0 and taken.keys().isdisjoint(rule.mesh_axes):
+                    entries[at] = _entry(rule.mesh_axes)
+                    taken.update(dict.fromkeys(rule.mesh_axes, at))
                 elif self.strict:
                     entries[at] = None
-                    problems.append(problem)
-        return tuple(entries.get(at) for at in range(len(shape))), problems
+                    problems.append(_misfit(rule, at, names, shape, taken))
+        return tuple(map(entries.get, range(len(shape)))), problems
 
-    def _misfit(
-        self,
-        mesh_axes: tuple[str, ...],
-        at: int,
-        names: Axes,
-        shape: tuple[int, ...],
-        taken: Mapping[str, int],
-    ) -> str | None:
-        """Why an axis cannot lie on mesh axes, if it cannot."""
-        for mesh_axis in mesh_axes:
-            if mesh_axis in taken:
-                other = taken[mesh_axis]
-                return (
-                    f"dimensions {other} ({names[other]}) and {at} ({names[at]}) are both "
-                    f"on mesh axis {mesh_axis!r}"
-                )
-        if self.sizes is None:
-            return None
-        factors = [self.sizes[mesh_axis] for mesh_axis in mesh_axes]
-        if shape[at] % prod(factors) == 0:
-            return None
-        size = " × ".join(map(str, factors))
-        total = f"{size} = {prod(factors)}" if len(factors) > 1 else size
-        return (
-            f"dimension {at} ({names[at]}) has size {shape[at]}, and "
-            f"{_on(mesh_axes)} of size {total} cannot divide it"
-        )
+
+def _entry(mesh_axes: tuple[str, ...]) -> Entry:
+    return mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
+
+
+def _misfit(
+    rule: Rule, at: int, names: Axes, shape: tuple[int, ...], taken: Mapping[str, int]
+) -> str:
+    """Why an axis cannot lie on the mesh axes of its rule."""
+    for mesh_axis in rule.mesh_axes:
+        if mesh_axis in taken:
+            other = taken[mesh_axis]
+            return (
+                f"dimensions {other} ({names[other]}) and {at} ({names[at]}) are both "
+                f"on mesh axis {mesh_axis!r}"
+            )
+    size = " × ".join(map(str, rule.sizes))
+    total = f"{size} = {rule.total}" if len(rule.sizes) > 1 else size
+    return (
+        f"dimension {at} ({names[at]}) has size {shape[at]}, and "
+        f"{_on(rule.mesh_axes)} of size {total} cannot divide it"
+    )
 
 
 def _on(mesh_axes: tuple[str, ...]) -> str:
@@ -97,21 +102,25 @@ def read_rules(function: str, rules: Any, mesh: Any = None) -> MeshRules:
 
     **Raises:** `ShardingError`, with everything that is wrong.
     """
-    strict = isinstance(rules, Mapping)
-    pairs: list[tuple[str, tuple[str, ...]]] = []
+    found: list[Rule] = []
     problems: list[str] = []
+    known = None if mesh is None else dict(mesh.shape)
     for name, mesh_axes in _pairs(function, rules):
         read = _mesh_axes(mesh_axes)
         if not isinstance(name, str):
             problems.append(f"{describe(name)} is no name of an axis")
         elif read is None:
             problems.append(f"{name}: {_malformed(mesh_axes)}")
+        elif known is None:
+            found.append(Rule(name, read))
+        elif unknown := _unknown(name, read, tuple(known)):
+            problems += unknown
         else:
-            pairs.append((name, read))
-            problems += [] if mesh is None else _unknown(name, read, tuple(mesh.axis_names))
+            sizes = tuple(known[mesh_axis] for mesh_axis in read)
+            found.append(Rule(name, read, sizes, prod(sizes)))
     if problems:
         raise ShardingError(_rules_message(function, "\n".join(problems), mesh))
-    return MeshRules(tuple(pairs), strict, None if mesh is None else dict(mesh.shape))
+    return MeshRules(tuple(found), strict=isinstance(rules, Mapping))
 
 
 def _pairs(function: str, rules: Any) -> Iterator[tuple[Any, Any]]:
@@ -157,7 +166,7 @@ def _unknown(name: str, mesh_axes: tuple[str, ...], known: tuple[str, ...]) -> l
 
 
 def _rules_message(function: str, found: str, mesh: Any) -> str:
-    axes = "a mesh axis" if mesh is None else f"one of {', '.join(mesh.axis_names)}"
+    axes = "a mesh axis" if mesh is None else f"one of {listing(mesh.axis_names)}"
     return explain_error(
         function,
         "these rules cannot be followed",
@@ -191,14 +200,22 @@ def read_stack(function: str, stack: Any) -> Axes:
 
 
 def insist_on_mesh(function: str, mesh: Any) -> None:
-    """Refuse what is no mesh, for instance arguments in another order."""
-    if not (hasattr(mesh, "axis_names") and hasattr(mesh, "shape")):
-        raise ShardingError(
-            explain_error(
-                function,
-                "this is no mesh",
-                expected="a jax.sharding.Mesh, as jax.make_mesh makes it",
-                found=describe(mesh),
-                fix=f"{function}(tree, mesh, rules)",
-            )
+    """Refuse what is no mesh, for instance arguments in another order.
+
+    A mesh without axes is what `jax.sharding.get_abstract_mesh` gives where none is set.
+    """
+    if not hasattr(mesh, "axis_names"):
+        found = describe(mesh)
+    elif not mesh.axis_names:
+        found = f"{describe(mesh)} without axes"
+    else:
+        return
+    raise ShardingError(
+        explain_error(
+            function,
+            "this is no mesh",
+            expected="a jax.sharding.Mesh, as jax.make_mesh makes it",
+            found=found,
+            fix=f"{function}(tree, mesh, rules)",
         )
+    )

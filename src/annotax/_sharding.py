@@ -4,15 +4,16 @@ The annotations name the axes of arrays, rules say on which axes of a device mes
 names lie, and JAX's own partitioner does the rest.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._axes import Axes, is_variadic
-from ._errors import ShardingError, did_you_mean, explain_error, listing, rows
-from ._layout import is_array
+from ._errors import ShardingError, did_you_mean, explain_error, listing, nearest, rows
 from ._mesh_rules import MeshRules, Rules, insist_on_mesh, read_rules, read_stack
+from ._named_axes import NamedArray, named_arrays
+from ._specs import field_specs
 from ._view import View, view
 
 Stack = str | Sequence[str | None] | None
@@ -46,14 +47,17 @@ def partition_specs(tree: Any, rules: Rules, stack: Stack = None) -> Any:
       of those that are about the same array, the first wins whose mesh axes are free in it
       and (for `shardings`) divide its size.
     - `stack`: names of the leading axes that `equinox.filter_vmap` has put in front,
-      outermost first, with rules of their own. Without it they are replicated; only beside
-      a variadic name annotax has to be told of them (`stack=(None,)`).
+      outermost first, with rules of their own; without it they are replicated. An array
+      with a variadic name has as many as all the others around it. Where there are none
+      (a stack of nothing but convolutions), it has those that `stack` names; `None` is a
+      name for an axis that stays whole.
 
     **Returns:** the tree with a spec for each array, and `None` for other leaves.
 
-    **Raises:** `ShardingError`, all problems at once: malformed rules, a mapping that lays
-    two axes of an array on one mesh axis, a rule or a `stack` for what no leaf has, arrays
-    that lie on different meshes.
+    **Raises:** `ShardingError`, with all problems of a kind: malformed rules; a mapping
+    that lays two axes of an array on one mesh axis; rules for names, or a `stack`, that
+    nothing in a model has (`Leaves` and states of optimizers may be of a part of a model,
+    and there only what looks misspelt is refused); arrays that lie on different meshes.
     """
     read = read_rules("partition_specs", rules)
     return _laid_out("partition_specs", tree, read, stack, lambda spec: spec)
@@ -86,15 +90,6 @@ def shardings(tree: Any, mesh: Any, rules: Rules, stack: Stack = None) -> Any:
     return _laid_out("shardings", tree, read, stack, lambda s: NamedSharding(mesh, s))
 
 
-class _Array(NamedTuple):
-    """What matters of an array, and what follows."""
-
-    axes: Axes | None
-    shape: tuple[int, ...]
-    laid_out: Any
-    problems: list[str]
-
-
 def _laid_out(
     function: str,
     tree: Any,
@@ -104,95 +99,111 @@ def _laid_out(
 ) -> Any:
     """The tree with what `wrap` makes of the spec of each array."""
     front, seen = read_stack(function, stack), view(tree)
-    known: dict[tuple[Axes | None, tuple[int, ...]], _Array] = {}
-    arrays: list[_Array | None] = []
-    for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True):
-        if not is_array(leaf):
-            arrays.append(None)
-            continue
-        key = (entry.axes, leaf.shape)  # a model has thousands of arrays, of a few kinds
-        array = known.get(key)
-        if array is None:
-            entries, problems = rules.lay_out(_names(*key, front), leaf.shape)
-            array = known[key] = _Array(*key, wrap(PartitionSpec(*entries)), problems)
-        arrays.append(array)
-    _refuse_unknown(function, known.values(), rules, front)
+    arrays = named_arrays(seen, front)
+    few = {array for array in {*arrays} if array is not None}
+    _refuse_unknown(function, seen, few, rules, front)
+    _refuse_idle_stack(function, seen, few, front)
     _refuse_mixed_meshes(function, seen)
-    if any(array.problems for array in known.values()):
-        raise ShardingError(_misfit_message(function, seen, arrays))
-    return seen.treedef.unflatten(
-        None if array is None else array.laid_out for array in arrays
-    )
-
-
-def _names(axes: Axes | None, shape: tuple[int, ...], front: Axes) -> Axes:
-    """A name for each axis of an array, `None` where there is none.
-
-    A variadic name covers the axes that the others leave, and only then it has to be taken
-    on trust that the axes of a stack are there. An array with fewer axes than names is
-    something else that is kept by parameter.
-    """
-    ndim = len(shape)
-    if axes is None:
-        return (None,) * ndim
-    variadic = [at for at, name in enumerate(axes) if is_variadic(name)]
-    if variadic:
-        at, covered = variadic[0], ndim - len(front) - len(axes) + 1
-        axes = (*axes[:at], *(None,) * covered, *axes[at + 1 :])
-    extra = ndim - len(axes)
-    if extra < 0 or len(variadic) > 1:
-        return (None,) * ndim
-    return (*(*front, *(None,) * extra)[:extra], *axes)
+    laid_out: dict[NamedArray | None, Any] = {None: None}
+    misfits: dict[NamedArray | None, list[str]] = {}
+    for array in few:
+        entries, problems = rules.lay_out(array.names, array.shape)
+        laid_out[array] = wrap(PartitionSpec(*entries))
+        if problems:
+            misfits[array] = problems
+    if misfits:
+        pairs = zip(seen.layout.entries, arrays, strict=True)
+        found = [f"{e.path}: {problem}" for e, a in pairs for problem in misfits.get(a, ())]
+        raise ShardingError(_misfit_message(function, found))
+    return seen.treedef.unflatten(list(map(laid_out.__getitem__, arrays)))
 
 
 # --- what is refused -----------------------------------------------------------------
 
 
 def _refuse_unknown(
-    function: str, arrays: Collection[_Array], rules: MeshRules, front: Axes
+    function: str, seen: View, arrays: Collection[NamedArray], rules: MeshRules, front: Axes
 ) -> None:
-    """Refuse rules and stacks that are about nothing: they were meant for something."""
-    axes = {array.axes for array in arrays if array.axes is not None}
-    if not axes:
-        return  # counters alone, or a model in which nothing is named
-    names = {name for own in axes for name in own if name and not is_variadic(name)}
-    known = sorted({*names, *filter(None, front)})
-    unknown = dict.fromkeys(name for name, _ in rules.pairs if name not in known)
-    if unknown:
-        raise ShardingError(
-            explain_error(
-                function,
-                "rules for axes that no leaf has",
-                expected=f"names of axes: {listing(known)}",
-                found=listing(unknown),
-                fix="\n".join(f"{name}: {did_you_mean(name, known)}" for name in unknown),
-            )
-        )
-    if front and not any(len(a.shape) > _fixed(a.axes) for a in arrays if a.axes):
-        raise ShardingError(
-            explain_error(
-                f"{function}(stack={front[0] if len(front) == 1 else front!r})",
-                "no array has an axis in front of those with names",
-                expected="a model made under equinox.filter_vmap",
-                found="arrays with as many axes as names",
-                fix="leave stack out",
-            )
-        )
+    """Refuse rules for names that nothing has: they were meant for something.
+
+    What a model does not hold, say a bias that is `None`, its classes name all the same.
+    """
+    names = {*front, *_plain(array.axes or () for array in arrays)}
+    wanted = tuple(dict.fromkeys(rule.name for rule in rules.rules))
+    if names.issuperset(wanted):
+        return
+    if seen.layout.modules:
+        names |= _plain(axes for axes, _ in _declared(seen))
+    known = sorted(name for name in names if name is not None)
+    unknown = [name for name in wanted if name not in known]
+    if unknown and (seen.layout.modules or _are_misspelt(wanted, known)):
+        raise ShardingError(_unknown_message(function, unknown, known))
 
 
-def _fixed(axes: Axes) -> int:
-    return sum(not is_variadic(name) for name in axes)
+def _plain(several: Iterable[Axes]) -> set[str | None]:
+    """The names of axes but for variadic ones, which no rule can be about."""
+    return {name for axes in several for name in axes if not is_variadic(name)}
+
+
+def _are_misspelt(wanted: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether rules were meant for these names, though none of them fits.
+
+    `Leaves` and optimizer states may be of a part of a model, and the rules for all of it.
+    """
+    return not {*wanted} & {*known} and any(nearest(name, known) for name in wanted)
+
+
+def _declared(seen: View) -> Iterator[tuple[Axes, bool]]:
+    """The names in the fields of each module, and whether it holds such an array."""
+    for module in seen.layout.modules:
+        for spec in field_specs(module.cls):
+            if spec.axes is not None:
+                start, end = module.spans.get(spec.name, (0, 0))
+                yield spec.axes, start < end
+
+
+def _unknown_message(function: str, unknown: list[str], known: list[str]) -> str:
+    name_them = 'annotate the arrays, Param[Float[Array, "mlp embed"]], or field(axes=...)'
+    near = [f"{name}: {did_you_mean(name, known)}" for name in unknown]
+    return explain_error(
+        function,
+        "rules for axes that no leaf has",
+        expected=f"names of axes: {listing(known)}" if known else "axes with names",
+        found=listing(unknown),
+        fix=rows(near) if known else name_them,
+    )
+
+
+def _refuse_idle_stack(
+    function: str, seen: View, arrays: Collection[NamedArray], front: Axes
+) -> None:
+    """Refuse names for leading axes that no array of a whole model has."""
+    deepest = max((array.lead for array in arrays if array.lead is not None), default=None)
+    if not seen.layout.modules or deepest is None or deepest >= len(front):
+        return
+    if not all(held for _, held in _declared(seen)):
+        return  # what was taken out of the model may be what is stacked
+    raise ShardingError(
+        explain_error(
+            f"{function}(stack={front[0] if len(front) == 1 else front!r})",
+            "no array has so many axes in front of those with names",
+            expected="a name for each time that equinox.filter_vmap made the model",
+            found=f"{deepest or 'none'} in front",
+            fix="name fewer" if deepest else "leave stack out",
+        )
+    )
 
 
 def _refuse_mixed_meshes(function: str, seen: View) -> None:
     """Refuse a tree whose arrays lie on different meshes: no program takes them all."""
-    meshes: dict[Any, str] = {}
-    for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True):
+    meshes: dict[Mesh, int] = {}
+    for at, leaf in enumerate(seen.leaves):
         sharding = getattr(leaf, "sharding", None)
-        if type(sharding) is NamedSharding and sharding.mesh.axis_names:
-            meshes.setdefault(sharding.mesh, entry.path)
+        if type(sharding) is NamedSharding and type(sharding.mesh) is Mesh:
+            meshes.setdefault(sharding.mesh, at)
     if len(meshes) > 1:
-        found = [f"{path} on {_mesh_text(mesh)}" for mesh, path in meshes.items()]
+        entries = seen.layout.entries
+        found = [f"{entries[at].path} on {_mesh_text(m)}" for m, at in meshes.items()]
         raise ShardingError(
             explain_error(
                 function,
@@ -210,13 +221,7 @@ def _mesh_text(mesh: Any) -> str:
     return f"a mesh ({sizes})"
 
 
-def _misfit_message(function: str, seen: View, arrays: list[_Array | None]) -> str:
-    found = [
-        f"{entry.path}: {problem}"
-        for entry, array in zip(seen.layout.entries, arrays, strict=True)
-        if array is not None
-        for problem in array.problems
-    ]
+def _misfit_message(function: str, found: list[str]) -> str:
     return explain_error(
         function,
         "the rules do not fit the arrays",
