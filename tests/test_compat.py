@@ -148,9 +148,9 @@ LAYERS = [
     {"_errors", "_compat"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
-    | {"_mesh_rules", "_stored", "_plain", "_rename", "_tensor_header"},
-    {"_hint", "_held", "_probe", "_tensor_file"},
-    {"_field", "_derivatives"},
+    | {"_mesh_rules", "_stored", "_plain", "_rename"},
+    {"_hint", "_held", "_probe", "_tensor_header"},
+    {"_field", "_derivatives", "_tensor_file"},
     {"_registry", "_layout"},
     {"_specs", "_locate", "_targets", "_leaf_diff"},
     {"_resolve", "_settle", "_register", "_traverse", "_variant", "_node", "_findings"},
