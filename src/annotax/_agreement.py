@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from ._errors import explain_error, rows
+from ._leaf_diff import unequal_texts
 from ._manifest import SavedLeaf
 from ._path import join, segments
-from ._plain import plain_text
+from ._plain import Shown
 from ._selection import Mask
-from ._text import array_text
+from ._text import array_text, printable
 from ._view import View
 
 _jax: Any = jax  # the types of some of its functions are partly unknown
@@ -26,18 +27,25 @@ class Agreement:
     """A checkpoint beside a model, by path.
 
     `fitting` are the leaves to load, by their position in the model; `missing` are in the
-    model alone, `unexpected` in the file alone, `misfits` in both and not the same.
+    model alone, `unexpected` in the file alone, `misfits` in both and not the same;
+    of these, `recast` have only another dtype.
     """
 
     fitting: dict[int, SavedLeaf] = field(default_factory=dict[int, SavedLeaf])
     missing: dict[str, str] = field(default_factory=dict[str, str])
     unexpected: dict[str, str] = field(default_factory=dict[str, str])
     misfits: dict[str, str] = field(default_factory=dict[str, str])
+    recast: list[str] = field(default_factory=list[str])
 
     @property
     def is_whole(self) -> bool:
         """Whether everything fits."""
         return not (self.missing or self.unexpected or self.misfits)
+
+    @property
+    def fits_in_part(self) -> bool:
+        """Whether anything can be loaded, or the model asks for nothing."""
+        return bool(self.fitting) or not (self.missing or self.misfits)
 
     def lines(self) -> list[str]:
         """What does not fit, a line each."""
@@ -47,19 +55,28 @@ class Agreement:
             "not in the model": self.unexpected,
         }
         return [
-            f"{group}: {path} {what}"
+            printable(f"{group}: {path} {what}")
             for group, found in groups.items()
             for path, what in found.items()
         ]
 
-    def fix(self) -> str:
-        """What might mend it."""
-        other = "strict=False loads what fits"
-        renaming = _suggested(self.missing, self.unexpected)
-        if renaming is None:
-            return f"{other}, select=... a part of the model"
-        old, new = renaming
-        return f'rename={{"{old}": "{new}"}}? {other}'
+    def fix(self) -> str | None:
+        """What might mend it, if anything."""
+        fixes: list[str] = []
+        renaming = _suggested(self)
+        if renaming is not None:
+            old, new = renaming
+            fixes.append(f"rename={{{old!r}: {new!r}}}?")
+        elif self.unexpected and not self.missing:
+            first = next(iter(self.unexpected))
+            fixes.append(f"rename={{{first!r}: None}} leaves out what only the file has")
+        if self.recast:
+            fixes.append("load into a model of the file's dtypes, and cast it then")
+        if self.fits_in_part:
+            fixes.append("strict=False loads what fits, select=... a part of the model")
+        elif not (fixes or self.misfits):
+            fixes.append("is it the file of another model?")
+        return "\n".join(map(printable, fixes)) or None
 
 
 def compare(
@@ -81,13 +98,15 @@ def compare(
         problem = _misfit(leaf, saved)
         if problem is None:
             found.fitting[at] = saved
-        else:
-            found.misfits[entry.path] = problem
+            continue
+        found.misfits[entry.path] = problem
+        if saved.shape == tuple(leaf.shape) and _is_castable(leaf, saved):
+            found.recast.append(entry.path)
     if whole:
-        asked = {e.path for e, m in zip(seen.layout.entries, mask, strict=True) if m}
-        passed = {entry.path for entry in seen.layout.entries if not entry.persistent}
+        known = zip(seen.layout.entries, mask, strict=True)
+        passed = {entry.path for entry, asked in known if asked or not entry.persistent}
         for path, saved in held.items():
-            if path not in asked and path not in passed:
+            if path not in passed:
                 found.unexpected[path] = _array_text(saved.shape, saved.dtype)
     return found
 
@@ -98,9 +117,7 @@ def _array_text(shape: Iterable[int], dtype: Any) -> str:
 
 def _misfit(leaf: Any, saved: SavedLeaf) -> str | None:
     """How an array in the file differs from the one in the model."""
-    shape = tuple(leaf.shape)
-    dtype = leaf.dtype
-    name = dtype.name if isinstance(dtype, np.dtype) else str(dtype)
+    shape, dtype, name = tuple(leaf.shape), leaf.dtype, _dtype_name(leaf)
     if saved.shape == shape and saved.dtype == name:
         if isinstance(leaf, np.ndarray | np.generic) or not _needs_x64(name):
             return None
@@ -114,23 +131,33 @@ def _misfit(leaf: Any, saved: SavedLeaf) -> str | None:
     return f"{there} in the file, {here} in the model{hint}"
 
 
+def _dtype_name(leaf: Any) -> str:
+    """As in a manifest: without the order of bytes, of which `str` would tell."""
+    dtype = leaf.dtype
+    return dtype.name if isinstance(dtype, np.dtype) else str(dtype)
+
+
+def _is_castable(leaf: Any, saved: SavedLeaf) -> bool:
+    """Whether a cast could make the one of the other: not of keys, and not of itself."""
+    names = (_dtype_name(leaf), saved.dtype)
+    return names[0] != names[1] and not any(name.startswith("key<") for name in names)
+
+
 def _needs_x64(name: str) -> bool:
     wide = name in ("float64", "int64", "uint64", "complex128")
     return wide and not _jax.config.jax_enable_x64
 
 
-def _suggested(
-    missing: Mapping[str, str], unexpected: Mapping[str, str]
-) -> tuple[str, str] | None:
+def _suggested(found: Agreement) -> tuple[str, str] | None:
     """A renaming that would bring the first missing leaf where something like it is."""
-    for path, what in missing.items():
+    for path, what in found.missing.items():
         steps = segments(path)
-        twins = [segments(other) for other, its in unexpected.items() if its == what]
-        alike = max(twins, key=lambda twin: _common_end(twin, steps), default=None)
-        if alike is not None and _common_end(alike, steps):
-            end = _common_end(alike, steps)
-            if end < min(len(alike), len(steps)):
-                return _joined(alike[:-end]), _joined(steps[:-end])
+        twins = [segments(other) for other, its in found.unexpected.items() if its == what]
+        alike = max(twins, key=lambda twin: _common_end(twin, steps), default=())
+        end = _common_end(alike, steps)
+        # The empty name would move everything, what fits included.
+        if end and (len(alike) > end or not found.fitting):
+            return _joined(alike[:-end]), _joined(steps[:-end])
     return None
 
 
@@ -149,22 +176,32 @@ def _joined(steps: tuple[str, ...]) -> str:
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that both have, and not with the same value."""
-    return {
-        path: f"{plain_text(there[path])} in the file, {plain_text(value)} in the model"
-        for path, value in here.items()
-        if path in there and there[path] != value
-    }
+    """The settings that both have, and not with the same value.
+
+    Equal numbers are the same, whatever their type: what was `0` is `0.0` once adopted.
+    """
+    found: dict[str, str] = {}
+    for path, value in here.items():
+        if path in there and there[path] != value:
+            old, new, _ = unequal_texts(Shown(there[path]), Shown(value))
+            found[path] = f"{old} in the file, {new} in the model"
+    return found
 
 
-def misfit_message(where: str, found: Agreement, settings: Mapping[str, str]) -> str:
-    """The message for what does not fit, Hypers included where one insists on them."""
-    lines = [*found.lines(), *(f"not the same: {p} {what}" for p, what in settings.items())]
+def misfit_message(where: str, found: Agreement, other: Mapping[str, str]) -> str:
+    """The message for what does not fit: arrays, and Hypers where one insists on them."""
+    lines = found.lines()
+    lines += [printable(f"not the same: {path} {what}") for path, what in other.items()]
+    fits = found.is_whole
+    expected = [] if fits else ["the paths, shapes and dtypes of the model"]
+    expected += ["its Hypers"] if other else []
+    fix = None if fits else found.fix()
+    fixes = [fix] if fix else []
+    fixes += ['hypers="warn" loads it nevertheless'] if other else []
     return explain_error(
         where,
         "the checkpoint does not fit the model",
-        expected="the paths, shapes and dtypes of the model"
-        + ", and its Hypers" * bool(settings),
+        expected=", and ".join(expected),
         found=rows(lines),
-        fix=None if found.is_whole else found.fix(),
+        fix="\n".join(fixes) or None,
     )

@@ -13,6 +13,7 @@ import jax
 
 from ._agreement import Agreement, compare, differing, misfit_message
 from ._errors import CheckpointError, CheckpointWarning, explain_error, listing, rows
+from ._layout import leaf_role
 from ._loading import held_by, manifest_of, read
 from ._manifest import Manifest, SavedLeaf, classes, settings
 from ._records import view_records
@@ -21,6 +22,7 @@ from ._saving import checkpoint_mask, stored_arrays
 from ._select import everything
 from ._selection import Selection
 from ._tensor_file import TensorFile, write
+from ._text import printable
 from ._view import View, view
 
 _Model = TypeVar("_Model")
@@ -42,9 +44,10 @@ def save(path: str | os.PathLike[str], model: Any, *, select: Any = everything) 
     Saved is every array, whatever its role, except in fields with `persistent=False`; an
     array that stands in several places is saved once. The header of the file holds a
     manifest, too: roles, axes, tags and dtypes of the arrays, the classes of the modules,
-    and the values of Hypers. Values that are no arrays are there to be compared: `load`
-    takes them from the model that it is given. The safetensors library alone can read the
-    file; what its format has no dtype for is stored as bytes (complex128 as pairs).
+    and the values of Hypers. Values that are no arrays, such as a step counted as an `int`,
+    are there to be compared: `load` takes them from the model that it is given. The
+    safetensors library alone can read the file; what its format has no dtype for is stored
+    as bytes (complex128 as pairs, PRNG keys as their data).
 
     The file is written beside the old one, brought to the disk, and renamed: whatever
     happens, either of the two is there, and whole.
@@ -56,11 +59,10 @@ def save(path: str | os.PathLike[str], model: Any, *, select: Any = everything) 
     - `select`: what to save, `by_role(LoRA)` for instance.
 
     **Raises:** `CheckpointError`, by path, for what has no value (abstract, traced or
-    deleted arrays), is not all in this process, or is of a dtype that JAX does not have.
-    `SelectionError` if `select` matches no array. `ImportError` without the safetensors
-    library.
+    deleted arrays), is not all in this process, or is of a dtype that JAX does not have:
+    then nothing is written. `SelectionError` if `select` matches no array.
     """
-    where = os.fspath(path)
+    where = os.fsdecode(path)
     seen = view(model)
     mask = checkpoint_mask("save", seen, select)
     records = view_records(seen)
@@ -103,7 +105,8 @@ def load(
     Everything but the arrays comes from `like`: classes, Hypers, fields with
     `persistent=False`. Frozen, adopted and plain models exchange checkpoints. Where an
     array of `like` says on which devices it lies, or how it is sharded, the loaded one is
-    put there; where `like` has an array of numpy, so has the result.
+    put there; where `like` has an array of numpy, or a weakly typed one, so has the result.
+    `like` itself is not changed, and its arrays may be deleted.
 
     **Arguments:**
 
@@ -113,23 +116,24 @@ def load(
     - `strict`: whether all must fit: every selected array is in the file, with its shape
       and dtype, and nothing else is. Otherwise what does not fit stays as it is in `like`,
       and a warning lists it.
-    - `hypers`: what follows if a Hyper (or another value that is no array) is not the same
-      in the file: `"warn"`, `"error"`, `"ignore"`.
+    - `hypers`: what follows if a Hyper (or another value that is no array) is there in both
+      and not the same: `"warn"`, `"error"`, `"ignore"`.
     - `rename`: from names in the file to paths in `like`. A mapping, whose keys are names
       or the steps they begin with, with `*` and `**` as in `by_path`; values take up the
-      wildcards in their order (`{"blocks.*.lin": "layers.*.linear"}`). Or a function of a
-      name. `None` as a new name leaves something out.
+      wildcards in their order (`{"blocks.*.lin": "layers.*.linear"}`). The first rule that
+      fits counts; `""` is the beginning of every name. Or a function of a name. `None` as a
+      new name leaves something out.
     - `select`: what to load. Other leaves stay as they are in `like`, and what else the
-      file holds is passed over.
+      file holds is passed over; so are the Hypers of modules with arrays of which none is
+      selected.
 
     **Returns:** the model, of the structure of `like`.
 
     **Raises:** `CheckpointError`, with all problems in one, if something does not fit, or
     by its name a file that is damaged, truncated, or no checkpoint. `SelectionError` if
-    `select` matches no array. `ImportError` without the safetensors library. Warns with
-    `CheckpointWarning`.
+    `select` matches no array. Warns with `CheckpointWarning`.
     """
-    where = os.fspath(path)
+    where = os.fsdecode(path)
     _insist_on_choice(hypers)
     seen = view(like)
     mask = checkpoint_mask("load", seen, select)
@@ -137,11 +141,12 @@ def load(
     with TensorFile(where) as file:
         held = held_by(place, manifest_of(file), rename)
         found = compare(seen, mask, held.leaves, whole=select is everything)
-        other = {} if hypers == "ignore" else differing(held.settings, settings(seen))
+        here = settings(seen, None if select is everything else mask)
+        other = {} if hypers == "ignore" else differing(held.settings, here)
         _refuse_misfits(place, found, other if hypers == "error" else {}, strict)
         values = read(file, seen, found)
-    notes = [] if found.is_whole else [_skipped_message(place, found)]
-    notes += [_differing_message(place, other)] if other else []
+    notes = [] if found.is_whole else [_skipped_message(place, seen, found)]
+    notes += [_differing_message(place, seen, other)] if other else []
     for note in [*notes, *_abstract_message(place, seen, select)]:
         warnings.warn(note, CheckpointWarning, stacklevel=2)
     return seen.treedef.unflatten(values)
@@ -164,26 +169,42 @@ def _insist_on_choice(hypers: Any) -> None:
 def _refuse_misfits(
     place: str, found: Agreement, other: Mapping[str, str], strict: bool
 ) -> None:
-    nothing_fits = not found.fitting and bool(found.missing or found.misfits)
-    if other or nothing_fits or (strict and not found.is_whole):
-        raise CheckpointError(misfit_message(place, found, other))
+    refused = found if strict or not found.fits_in_part else Agreement()
+    if other or not refused.is_whole:
+        raise CheckpointError(misfit_message(place, refused, other))
 
 
-def _skipped_message(place: str, found: Agreement) -> str:
+def _skipped_message(place: str, seen: View, found: Agreement) -> str:
+    places = seen.layout.paths
+    kept = [seen.leaves[places[path]] for path in (*found.missing, *found.misfits)]
+    stays = "where the file does not fit, the model is as it was"
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in kept)
     return explain_error(
         place,
         "only what fits was loaded",
         found=rows(found.lines()),
-        fix="where the file does not fit, the model is as it was",
+        fix=stays + ": abstract; annotax.replace gives values" * abstract,
     )
 
 
-def _differing_message(place: str, other: Mapping[str, str]) -> str:
+def _differing_message(place: str, seen: View, other: Mapping[str, str]) -> str:
+    places = seen.layout.paths
+    undeclared = [
+        path
+        for path in other
+        if path in places and leaf_role(seen.layout.entries[places[path]], 0) is None
+    ]
+    numbers = [p for p in undeclared if isinstance(seen.leaves[places[p]], int | float)]
+    fixes = ['those of the model hold; hypers="error" refuses, hypers="ignore" is silent']
+    if numbers:
+        fixes.append(f"to have a number loaded, make it an array: {listing(numbers)}")
     return explain_error(
         place,
-        "Hypers differ from those in the file",
-        found=rows([f"{path}: {what}" for path, what in other.items()]),
-        fix='those of the model hold; hypers="error" refuses, hypers="ignore" is silent',
+        "values that are no arrays differ from those in the file"
+        if undeclared
+        else "Hypers differ from those in the file",
+        found=rows([printable(f"{path}: {what}") for path, what in other.items()]),
+        fix="\n".join(fixes),
     )
 
 

@@ -4,8 +4,7 @@ Stands apart from `load`, which decides what is loaded: here it is read, and put
 arrays of the model are.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -51,12 +50,13 @@ class Held(NamedTuple):
 
 
 def held_by(place: str, manifest: Manifest, rename: Rename) -> Held:
-    """What a manifest tells of, renamed; a function renames arrays alone."""
-    told: Mapping[str, Any] = manifest.settings if isinstance(rename, Mapping) else {}
-    names = renamed(place, [*manifest.leaves, *told], rename)
-    leaves = {p: manifest.leaves[n] for p, n in names.items() if n in manifest.leaves}
-    settings = {p: told[n] for p, n in names.items() if n in told}
-    return Held(leaves, settings or dict(manifest.settings))
+    """What a manifest tells of, renamed."""
+    leaves, settings = manifest.leaves, manifest.settings
+    arrays, told = renamed(place, list(leaves), list(settings), rename)
+    return Held(
+        {path: leaves[name] for path, name in arrays.items()},
+        {path: settings[name] for path, name in told.items()},
+    )
 
 
 def read(file: TensorFile, seen: View, found: Agreement) -> list[Any]:
@@ -66,7 +66,7 @@ def read(file: TensorFile, seen: View, found: Agreement) -> list[Any]:
     for at, saved in found.fitting.items():
         like = seen.leaves[at]
         sharding = _sharding(like)
-        key = (saved.tensor, saved.dtype, isinstance(like, np.ndarray), sharding)
+        key = (saved.tensor, saved.dtype, _kind(like), sharding)
         if key not in known:
             value = _array(file, saved, seen.layout.entries[at].path)
             known[key] = _placed(like, value, sharding)
@@ -100,12 +100,31 @@ def _sharding(like: Any) -> Any:
     return sharding if mesh is None or isinstance(mesh, jax.sharding.Mesh) else None
 
 
+def _kind(like: Any) -> Any:
+    """What an array of the model is, beside its shape and dtype."""
+    if isinstance(like, np.ndarray | np.generic):
+        return type(cast(object, like)), cast(Any, like).dtype
+    return bool(getattr(like, "weak_type", False))
+
+
 def _placed(like: Any, value: Any, sharding: Any) -> Any:
     """A loaded array in the kind of the model's, and on its devices."""
     if isinstance(like, np.generic):
         return value[()]
     if isinstance(like, np.ndarray):
-        return value
+        return value.astype(cast(Any, like).dtype, copy=False)  # its order of bytes
+    if getattr(like, "weak_type", False):
+        value = _weakly_typed(value)
     if sharding is None or sharding.is_fully_addressable:
         return _jax.device_put(value, sharding)
     return _jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
+def _weakly_typed(value: Any) -> Any:
+    """An array that gives way to the dtypes of others, as the model's does.
+
+    Strong, it would make `float32` of what is computed with it in `bfloat16`. JAX makes
+    such an array of a Python number alone, and keeps it so where values are set.
+    """
+    numbers = _jax.numpy.full(value.shape, value.dtype.type(0).item())
+    return numbers.at[...].set(value) if numbers.dtype == value.dtype else value

@@ -15,6 +15,7 @@ from ._node import field_value
 from ._plain import plain
 from ._records import Record
 from ._registry import registry
+from ._selection import Mask
 from ._stored import StoredArray
 from ._view import View, modules_of
 
@@ -107,18 +108,42 @@ def _leaf(path: str, told: Any) -> SavedLeaf:
     return leaf._replace(shape=shape, axes=axes, tags=tags)
 
 
-def settings(seen: View) -> dict[str, Any]:
-    """What a model holds that is no array, by path: the same, adopted or not."""
+def settings(seen: View, mask: Mask | None = None) -> dict[str, Any]:
+    """What a model holds that is no array, by path.
+
+    A value stands at the same path whether it is static or, before `adopt`, a leaf.
+
+    **Arguments:** with a mask, only what stands around the selected arrays: nothing of a
+    module that holds arrays of which none is selected.
+    """
     modules = modules_of(seen)
+    asked = _around(seen, mask)
     found: dict[str, Any] = {}
     for static in seen.layout.statics:
         at, name = static.home
-        if hasattr(modules[at], name):
+        if asked[at] and hasattr(modules[at], name):
             found[static.path] = plain(field_value(modules[at], name))
-    for path, leaf in zip(seen.layout.paths, seen.leaves, strict=True):
-        if not is_array(leaf):
-            found[path] = plain(leaf)
+    for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True):
+        is_asked = mask is None if entry.home is None else asked[entry.home[0]]
+        if is_asked and not is_array(leaf):
+            found[entry.path] = plain(leaf)
     return found
+
+
+def _around(seen: View, mask: Mask | None) -> list[bool]:
+    """Of each module whether a mask is about it.
+
+    It is if it selects an array in it or, where the module holds none, in the one around.
+    """
+    asked: list[bool] = []
+    for module in seen.layout.modules:  # outer ones first
+        inside = [p for span in module.spans.values() for p in range(*span)]
+        arrays = [p for p in inside if is_array(seen.leaves[p])]
+        if mask is not None and arrays:
+            asked.append(any(mask[p] for p in arrays))
+        else:
+            asked.append(module.parent is None or asked[module.parent[0]])
+    return asked
 
 
 def classes(seen: View) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Values that are no arrays, as plain data for JSON: to be written down and compared.
 
 What JSON has no form for becomes its text, which tells two functions apart and says
-nothing of where they are in memory.
+nothing of where they are in memory. The same value has the same form in every process.
 """
 
 import math
@@ -15,8 +15,14 @@ from ._text import value_text
 
 _AS_IT_IS = (bool, int, str, type(None))
 
+_LONGEST = 1000
+"""So many characters of a text are kept."""
 
-def plain(value: Any) -> Any:
+_DEEPEST = 16
+"""What nests deeper than this may contain itself, and only its type is told."""
+
+
+def plain(value: Any, depth: int = 0) -> Any:
     """A value in a form that is the same again after JSON.
 
     Examples:
@@ -27,39 +33,70 @@ def plain(value: Any) -> Any:
     if type(value) in _AS_IT_IS or (type(value) is float and math.isfinite(value)):
         return value
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return _number(value)
+    if depth >= _DEEPEST:
+        return {"text": type(cast(object, value)).__qualname__}
     if type(value) in (list, tuple):
-        return list(map(plain, cast("list[Any]", value)))
-    return _marked(value)
+        return [plain(item, depth + 1) for item in cast("list[Any]", value)]
+    return _marked(value, depth + 1)
 
 
-def _marked(value: Any) -> dict[str, Any]:
+def _number(scalar: Any) -> Any:
+    """A scalar of numpy as a plain number; a longdouble has none."""
+    number = scalar.item()
+    is_plain = not isinstance(number, np.generic)
+    return plain(number) if is_plain else {"text": str(scalar)}
+
+
+def _marked(value: Any, depth: int) -> dict[str, Any]:
     """What JSON has no form for, under a word that says what it was."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping):  # its order means nothing, as in JAX
         items = cast("Mapping[Any, Any]", value).items()
-        return {"dict": [[plain(key), plain(item)] for key, item in items]}
+        pairs = [[plain(key, depth), plain(item, depth)] for key, item in items]
+        return {"dict": sorted(pairs, key=repr)}
     if isinstance(value, set | frozenset):
-        return {"set": sorted(map(plain, cast("set[Any]", value)), key=repr)}
+        found = [plain(item, depth) for item in cast("set[Any]", value)]
+        return {"set": sorted(found, key=repr)}
+    names = _field_names(value)
+    if names is None:
+        return {"text": value_text(value, _LONGEST)}
+    told = {name: plain(getattr(value, name, None), depth) for name in names}
+    return {"class": type(value).__qualname__, "fields": told}
+
+
+def _field_names(value: Any) -> list[str] | None:
+    """The names of the fields of a dataclass or a named tuple; of anything else `None`."""
     if is_dataclass(value) and not isinstance(value, type):
-        told = {own.name: plain(getattr(value, own.name, None)) for own in fields(value)}
-        return {"class": type(value).__qualname__, "fields": told}
-    return {"text": value_text(value, 1000)}
+        return [own.name for own in fields(value)]
+    named = getattr(cast(object, value), "_fields", None)
+    is_named = isinstance(value, tuple) and isinstance(named, tuple)
+    return list(cast("tuple[str, ...]", named)) if is_named else None
 
 
-def plain_text(told: Any, width: int = 40) -> str:
-    """What `plain` gave, for a reader; never fails, whatever it is."""
-    if isinstance(told, dict):
-        data = cast("dict[str, Any]", told)
-        if "text" in data:
-            return value_text(_Text(str(data["text"])), width)
-        told = data.get("dict", data.get("set", data.get("class", told)))
-    return value_text(told, width)
+class Shown:
+    """What `plain` gave, with a `repr` for a reader."""
 
+    __slots__ = ("_told",)
 
-class _Text(str):
-    """Prints as it is, without quotes."""
-
-    __slots__ = ()
+    def __init__(self, told: Any) -> None:
+        self._told = told
 
     def __repr__(self) -> str:
-        return str(self)
+        return _text(self._told)
+
+
+def _text(told: Any) -> str:
+    if isinstance(told, list):
+        items = list(map(_text, cast("list[Any]", told)))
+        return f"({', '.join(items)}{',' * (len(items) == 1)})"
+    if not isinstance(told, dict):
+        return repr(told)
+    data = cast("dict[str, Any]", told)
+    if "dict" in data:
+        return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in data['dict'])}}}"
+    if "set" in data:
+        return f"{{{', '.join(map(_text, data['set']))}}}"
+    if "class" in data:
+        own = ", ".join(f"{name}={_text(x)}" for name, x in data["fields"].items())
+        return f"{data['class']}({own})"
+    return str(data["text"])

@@ -6,6 +6,7 @@ Stands apart from the file: nothing is written before all of this is known.
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from ._errors import CheckpointError, SelectionError, explain_error, listing, rows
@@ -62,7 +63,7 @@ def stored_arrays(where: str, chosen: list[tuple[Record, Any]]) -> dict[str, Sto
                 expected="arrays with values, all in this process, of dtypes of JAX",
                 found=rows(problems),
                 fix="select=... leaves something out, and so does persistent=False in a "
-                "field; arrays over many processes are saved by orbax",
+                "field",
             )
         )
     return arrays
@@ -70,15 +71,20 @@ def stored_arrays(where: str, chosen: list[tuple[Record, Any]]) -> dict[str, Sto
 
 def _why_valueless(path: str, leaf: Any) -> str | None:
     """In a few words why an array cannot be read, if it cannot."""
+    if path == "__metadata__":
+        return "a name that the file format keeps for itself"
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return "abstract, it has no values"
     if isinstance(leaf, Tracer):
-        return "traced; save outside of compiled functions"
-    if path == "__metadata__":
-        return "a name that the file format keeps for itself"
-    if isinstance(leaf, jax.Array):
-        if leaf.is_deleted():
-            return "deleted, or donated to a compiled function"
-        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            return "partly in other processes"
+        return "traced, it has no values yet: save outside of compiled functions"
+    if isinstance(leaf, np.ma.MaskedArray):
+        return "a masked array, whose mask would be lost"
+    return _why_unreadable(leaf) if isinstance(leaf, jax.Array) else None
+
+
+def _why_unreadable(array: jax.Array) -> str | None:
+    if array.is_deleted():
+        return "deleted, or donated to a compiled function"
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        return "partly in other processes, which orbax can save"
     return None

@@ -61,13 +61,13 @@ def stored(leaf: Any) -> StoredArray:
         return StoredArray(data, dtype, _key_impl(leaf))
     data = np.asarray(leaf, order="C")
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    name = data.dtype.name
-    if name in CODES:
+    name = leaf.dtype.name
+    if name == data.dtype.name and name in CODES:
         return StoredArray(data, name)
     if name == "complex128":
         pairs = data.reshape(-1).view(np.float64).reshape(*data.shape, 2)
         return StoredArray(pairs, name)
-    if data.dtype.itemsize == 1 and _jax_dtype(name) is not None:
+    if data.dtype.itemsize == 1 and _jax_dtype(name) is not None:  # int1 may come as bool
         return StoredArray(data.view(np.uint8), name)
     raise ValueError(f"{dtype} is no dtype of JAX")
 

@@ -1,29 +1,25 @@
 """One safetensors file: written whole or not at all, read with suspicion.
 
-The safetensors library writes it and says whether a header is sound. Beyond that a file of
-ours has checksums, of its header and of each tensor, and is refused if a bit has changed.
-What comes out of here are plain numpy arrays and the text of the manifest.
+It is written here and not by the safetensors library, which renames a file of its own that
+only its owner may read. What comes out of here are plain numpy arrays and the text of the
+manifest; nobody is given more memory than the file has bytes.
 """
 
-import importlib
-import json
+import errno
 import os
 import secrets
+import stat
 import zlib
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from ._errors import CheckpointError, explain_error
-from ._stored import CODES, NAMES
-
-MANIFEST = "annotax"
-"""Where the manifest stands in the metadata of the file."""
-
-CHECKSUMS = "annotax_crc32"
-"""Where the checksums stand; never one without the other."""
+from ._stored import NAMES
+from ._tensor_header import LONGEST, Array, Header, header_of, parse_header
 
 _CHUNK = 1 << 22
 """So many bytes are read and summed at a time: they fit into a cache."""
@@ -31,16 +27,8 @@ _CHUNK = 1 << 22
 _ALIGNMENT = 64
 """JAX takes over memory of numpy that begins at a multiple of this, and copies other."""
 
-Array = np.ndarray[Any, Any]
-
-
-class Tensor(NamedTuple):
-    """Where a tensor stands in the file; `dtype` is the name that the format gives it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
+_UNSYNCED = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
+"""What systems say that do not sync directories."""
 
 
 # --- writing -------------------------------------------------------------------------
@@ -50,72 +38,97 @@ def write(path: str, arrays: Mapping[str, Array], manifest: str) -> None:
     """Write arrays and a manifest into one file, replacing what is there in one step.
 
     The new file is written beside the old one, brought to the disk, and renamed. Whatever
-    happens, either of the two is there, and whole.
+    happens, either of the two is there, and whole. What is killed meanwhile leaves a file
+    `.annotax-*.tmp`, too.
     """
-    crcs = {name: zlib.crc32(_bytes_of(array)) for name, array in arrays.items()}
-    kinds = {n: (CODES[a.dtype.name], list(a.shape)) for n, a in arrays.items()}
-    checksums = {"header": _header_crc(manifest, kinds, crcs), "tensors": crcs}
-    metadata = {MANIFEST: manifest, CHECKSUMS: json.dumps(checksums)}
     path = os.path.realpath(path)  # a link stays one
-    with _beside(path) as temporary:
-        try:
-            _safetensors().numpy.save_file(arrays, temporary, metadata=metadata)
-        except _safetensors().SafetensorError as error:  # a full disk, for instance
-            raise CheckpointError(
-                _message(path, "cannot be written", str(error))
-            ) from error
-        _sync(temporary)
+    # The largest items first: so each array begins at a multiple of its items' size.
+    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
+    arrays = {name: arrays[name] for name in order}
+    tensors = {name: _bytes_of(array) for name, array in arrays.items()}
+    try:
+        header = header_of(arrays, manifest, _checksums(tensors))
+    except ValueError as error:
+        raise CheckpointError(_message(path, "cannot be written", str(error))) from error
+    with _beside(path) as (file, temporary):
+        for data in (header, *tensors.values()):
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # Windows renames no open file
         os.replace(temporary, path)
-    _sync(os.path.dirname(path))
+    _sync_directory(os.path.dirname(path))
 
 
 @contextmanager
-def _beside(path: str) -> Generator[str]:
-    """A new file in the directory of `path`, gone afterwards unless it was renamed."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+def _beside(path: str) -> Generator[tuple[BinaryIO, str]]:
+    """A new file in the directory of `path`, gone afterwards unless it was renamed.
+
+    It is for the same eyes as the old one, from its first byte on.
+    """
+    mode = _mode(path)
+    name = f".annotax-{secrets.token_hex(8)}.tmp"  # short: `path` may be as long as can be
+    temporary = os.path.join(os.path.dirname(path), name)
     try:
-        yield temporary
+        with open(temporary, "xb") as file:
+            if mode is not None:
+                os.chmod(temporary, mode)
+            yield file, temporary
     finally:
-        if os.path.exists(temporary):
+        with suppress(OSError):
             os.remove(temporary)
 
 
-def _sync(path: str) -> None:
-    """Have the disk hold a file, or the names in a directory (which Windows cannot)."""
-    if os.name == "nt" and os.path.isdir(path):
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+def _mode(path: str) -> int | None:
+    """The permissions of a file, `None` if there is none.
+
+    **Raises:** `CheckpointError` for what is no file: a pipe would be waited for.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        found = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise CheckpointError(_message(path, "is no file", found))
+    return stat.S_IMODE(mode)
+
+
+def _sync_directory(path: str) -> None:
+    """Have the disk hold the names in a directory, where the system can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
 
 
 def _bytes_of(array: Any) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-def _header_crc(manifest: str, kinds: Mapping[str, Any], crcs: Mapping[str, int]) -> int:
-    """The checksum of all that a header says."""
-    told = [manifest, sorted(kinds.items()), sorted(crcs.items())]
-    return zlib.crc32(json.dumps(told).encode())
+def _checksums(tensors: Mapping[str, memoryview]) -> dict[str, int]:
+    """The checksums of tensors, summed in several threads: zlib lets go of Python.
 
+    Each has its share from the start. To hand out a small tensor costs more than its sum.
+    """
+    workers = min(os.cpu_count() or 1, 8)
+    found = dict.fromkeys(tensors, 0)
 
-def _safetensors() -> Any:
-    """The library, imported when it is first needed: not everybody has it."""
-    try:
-        importlib.import_module("safetensors.numpy")
-        return importlib.import_module("safetensors")
-    except ImportError as error:
-        raise ImportError(
-            explain_error(
-                "annotax.save and annotax.load",
-                "these need the safetensors library",
-                fix='pip install "annotax[checkpoint]"',
-            )
-        ) from error
+    def fill(first: int) -> None:
+        for name in list(tensors)[first::workers]:
+            found[name] = zlib.crc32(tensors[name])
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(fill, range(workers)))
+        except RuntimeError:  # no thread starts any more where a program ends
+            list(map(fill, range(workers)))
+    return found
 
 
 # --- reading -------------------------------------------------------------------------
@@ -126,17 +139,12 @@ class TensorFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        library = _safetensors()
+        _mode(path)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 -- closed by `__exit__`
         try:
-            with library.safe_open(path, "np"):
-                pass  # the library has looked at the header
-            self._read_header()
-        except library.SafetensorError as error:
-            self.__exit__()
-            self.refuse("is no whole safetensors file", str(error), error)
+            self.tensors, self.manifest, self._checksums = self._header()
         except BaseException:
-            self.__exit__()
+            self._file.close()
             raise
 
     def __enter__(self) -> "TensorFile":
@@ -145,45 +153,16 @@ class TensorFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _read_header(self) -> None:
+    def _header(self) -> Header:
+        size = os.fstat(self._file.fileno()).st_size
         length = int.from_bytes(self._file.read(8), "little")
-        text = self._file.read(min(length, os.fstat(self._file.fileno()).st_size))
-        header = json.loads(text, object_pairs_hook=self._unique)
-        metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        self.tensors = {
-            name: Tensor(
-                told["dtype"],
-                tuple(told["shape"]),
-                8 + length + told["data_offsets"][0],
-                told["data_offsets"][1] - told["data_offsets"][0],
-            )
-            for name, told in header.items()
-        }
-        self.manifest = metadata.get(MANIFEST)
-        self._crcs = self._checksums(metadata.get(CHECKSUMS))
-
-    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """The pairs of a JSON object; whoever writes a name twice means to deceive."""
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            self.refuse("has a name twice in its header", repr(twice))
-        return found
-
-    def _checksums(self, text: str | None) -> dict[str, int]:
-        if text is None and self.manifest is None:
-            return {}
+        if length > min(size - 8, LONGEST):
+            found = f"a header of {length:,} bytes in a file of {size:,}"
+            self.refuse("is no whole safetensors file", found)
         try:
-            checksums = json.loads(text or "{}")
-            crcs: dict[str, int] = checksums["tensors"]
-            kinds = {n: (t.dtype, list(t.shape)) for n, t in self.tensors.items()}
-            told, found = checksums["header"], _header_crc(self.manifest or "", kinds, crcs)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self.refuse("is damaged", "checksums that cannot be read", error)
-        if told != found or self.manifest is None or crcs.keys() != self.tensors.keys():
-            self.refuse("is damaged", "a header that is not as it was written")
-        return crcs
+            return parse_header(self._file.read(length), size)
+        except ValueError as error:
+            self.refuse("is no whole safetensors file", str(error), error)
 
     def read(self, name: str) -> Array:
         """A tensor as an array of its own.
@@ -196,22 +175,26 @@ class TensorFile:
         raw: Any = np.empty(tensor.size + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         data = raw[start : start + tensor.size]
-        crc = self._fill(memoryview(data), tensor.start)
-        if name in self._crcs and crc != self._crcs[name]:
+        checksum = self._fill(memoryview(data), tensor.start)
+        if self.manifest is not None and checksum != self._checksums[name]:
             self.refuse("is damaged", f"other bytes in {name!r} than were written")
-        return data.view(np.dtype(NAMES[tensor.dtype])).reshape(tensor.shape)
+        try:
+            return data.view(np.dtype(NAMES[tensor.dtype])).reshape(tensor.shape)
+        except ValueError as error:  # no elements, but huge axes
+            found = str(list(tensor.shape))
+            self.refuse(f"holds {name!r} in a shape that numpy does not have", found, error)
 
     def _fill(self, buffer: memoryview, position: int) -> int:
         """Read into a buffer; the checksum of what was read."""
         self._file.seek(position)
-        crc, filled = 0, 0
+        checksum, filled = 0, 0
         while filled < len(buffer):
             count = self._file.readinto(buffer[filled : filled + _CHUNK])
             if not count:
                 self.refuse("ended while it was read", f"{filled} bytes of {len(buffer)}")
-            crc = zlib.crc32(buffer[filled : filled + count], crc)
+            checksum = zlib.crc32(buffer[filled : filled + count], checksum)
             filled += count
-        return crc
+        return checksum
 
     def refuse(
         self, problem: str, found: str, cause: BaseException | None = None
