@@ -17,6 +17,7 @@ from ._records import Record
 from ._registry import registry
 from ._selection import Mask
 from ._stored import StoredArray
+from ._tensor_header import unique
 from ._view import View, modules_of
 
 VERSION = 1
@@ -86,7 +87,7 @@ def parse_manifest(text: str) -> Manifest:
     **Raises:** `ValueError`, in a few words, if this is none, or of another version.
     """
     try:
-        told = json.loads(text)
+        told = json.loads(text, object_pairs_hook=unique)
         version = told["version"]
         if version == VERSION:
             leaves = {path: _leaf(path, of) for path, of in told["leaves"].items()}
@@ -100,12 +101,15 @@ def parse_manifest(text: str) -> Manifest:
 def _leaf(path: str, told: Any) -> SavedLeaf:
     fields: dict[str, Any] = {"tensor": path, **told}
     leaf = SavedLeaf(**fields)
-    texts: list[Any] = [leaf.dtype, leaf.tensor, leaf.key_impl or ""]
+    texts: list[Any] = [leaf.dtype, leaf.tensor, *leaf.tags]
+    names: list[Any] = [leaf.key_impl, leaf.role, *(leaf.axes or ())]
+    texts += [name for name in names if name is not None]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(path)
+    if not all(type(size) is int for size in leaf.shape):
+        raise TypeError(path)
     axes = None if leaf.axes is None else tuple(leaf.axes)
-    shape, tags = tuple(map(int, leaf.shape)), tuple(leaf.tags)
-    return leaf._replace(shape=shape, axes=axes, tags=tags)
+    return leaf._replace(shape=tuple(leaf.shape), axes=axes, tags=tuple(leaf.tags))
 
 
 def settings(seen: View, mask: Mask | None = None) -> dict[str, Any]:

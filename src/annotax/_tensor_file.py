@@ -11,8 +11,8 @@ import secrets
 import stat
 import zlib
 from collections.abc import Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -112,22 +112,22 @@ def _bytes_of(array: Any) -> memoryview:
 
 
 def _checksums(tensors: Mapping[str, memoryview]) -> dict[str, int]:
-    """The checksums of tensors, summed in several threads: zlib lets go of Python.
-
-    Each has its share from the start. To hand out a small tensor costs more than its sum.
-    """
-    workers = min(os.cpu_count() or 1, 8)
+    """The checksums of tensors. Threads help with large ones: zlib lets go of Python."""
     found = dict.fromkeys(tensors, 0)
+    waiting = iter(list(tensors))
 
-    def fill(first: int) -> None:
-        for name in list(tensors)[first::workers]:
+    def fill() -> None:
+        for name in waiting:
             found[name] = zlib.crc32(tensors[name])
 
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            list(pool.map(fill, range(workers)))
-        except RuntimeError:  # no thread starts any more where a program ends
-            list(map(fill, range(workers)))
+    helpers = [Thread(target=fill) for _ in range(min(os.cpu_count() or 1, 8) - 1)]
+    with suppress(RuntimeError):  # at the end of a program no thread starts any more
+        for helper in helpers:
+            helper.start()
+    fill()
+    for helper in helpers:
+        if helper.is_alive():
+            helper.join()
     return found
 
 
