@@ -218,7 +218,7 @@ def test_a_full_disk(file):
 
 
 def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no-such"):
+    with pytest.raises(FileNotFoundError, match="no-such'$"):
         anx.save(tmp_path / "no-such" / "model", model())
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
@@ -717,7 +717,8 @@ def resealed(file, **changes):
         del metadata[name]
     seal = metadata.pop("annotax_header_crc32", None)
     if seal is not None:
-        metadata["annotax_header_crc32"] = _tensor_header._seal(header)
+        told = json.dumps(header, sort_keys=True)
+        metadata["annotax_header_crc32"] = str(zlib.crc32(told.encode()))
     return file_of(header, whole[8 + length :])
 
 

@@ -60,7 +60,8 @@ def save(path: str | os.PathLike[str], model: Any, *, select: Any = everything) 
 
     **Raises:** `CheckpointError`, by path, for what has no value (abstract, traced or
     deleted arrays), is not all in this process, or is of a dtype that JAX does not have:
-    then nothing is written. `SelectionError` if `select` matches no array.
+    then nothing is written. `SelectionError` if `select` matches no array. `OSError` for a
+    full disk, or a directory that does not exist.
     """
     where = os.fsdecode(path)
     seen = view(model)

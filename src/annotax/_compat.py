@@ -253,3 +253,11 @@ def equation_frames(equation: Any) -> list[tuple[str, int]]:
     except Exception:  # a report without a line is better than none
         places.clear()
     return places
+
+
+def wraps_numpy(keys: Any) -> bool:
+    """Whether an array of PRNG keys has its data in numpy.
+
+    In JAX 0.5 these are arrays of JAX, and fail when asked where they are.
+    """
+    return isinstance(getattr(keys, "_base_array", None), np.ndarray)

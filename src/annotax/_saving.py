@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from ._compat import wraps_numpy
 from ._errors import CheckpointError, SelectionError, explain_error, listing, rows
 from ._layout import is_array
 from ._records import Record
@@ -79,7 +80,8 @@ def _why_valueless(path: str, leaf: Any) -> str | None:
         return "traced, it has no values yet: save outside of compiled functions"
     if isinstance(leaf, np.ma.MaskedArray):
         return "a masked array, whose mask would be lost"
-    return _why_unreadable(leaf) if isinstance(leaf, jax.Array) else None
+    is_on_devices = isinstance(leaf, jax.Array) and not wraps_numpy(leaf)
+    return _why_unreadable(leaf) if is_on_devices else None
 
 
 def _why_unreadable(array: jax.Array) -> str | None:

@@ -66,9 +66,11 @@ def _beside(path: str) -> Generator[tuple[BinaryIO, str]]:
 
     It is for the same eyes as the old one, from its first byte on.
     """
-    mode = _mode(path)
+    mode, folder = _mode(path), os.path.dirname(path)
+    if not os.path.exists(folder):  # said of it, and not of a name that nobody gave
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     name = f".annotax-{secrets.token_hex(8)}.tmp"  # short: `path` may be as long as can be
-    temporary = os.path.join(os.path.dirname(path), name)
+    temporary = os.path.join(folder, name)
     try:
         with open(temporary, "xb") as file:
             if mode is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from ._stored import CODES, NAMES
 
 LONGEST = 100_000_000
-"""The safetensors library reads no longer header."""
+"""The safetensors library reads none longer. Read, it takes up to 25 times as much."""
 
 _METADATA = "__metadata__"
 """The name in a header that is no tensor's: it holds texts, by names of their own."""
