@@ -218,7 +218,7 @@ def test_a_full_disk(file):
 
 
 def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no-such'$"):
+    with pytest.raises(FileNotFoundError, match=r"no-such'$"):
         anx.save(tmp_path / "no-such" / "model", model())
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
