@@ -152,7 +152,8 @@ RENAMED: list[tuple[Any, Any, str | None]] = [
     ({"model": {"w": zeros(2)}}, {"w": zeros(2)}, "rename={'model': ''}?"),
     ({"w": zeros(2), "h": zeros(3)}, {"m": {"w": zeros(2)}, "h": zeros(3)}, None),
     ({"a": {"w": zeros(2)}}, {"b": {"w": zeros(3)}}, None),
-    ({"a": {"w": zeros(2)}}, {"b": {"v": zeros(2)}}, None),
+    ({"a": {"w": zeros(2)}}, {"b": {"v": zeros(2)}}, "rename={'a.w': 'b.v'}?"),
+    ({"a": zeros(2), "c": zeros(2)}, {"b": zeros(2)}, None),
     ({"a": {"w": zeros(2)}, "x": {"y": {"w": zeros(2)}}}, {"z": {"y": {"w": zeros(2)}}},
      "rename={'x': 'z'}?"),
 ]  # fmt: skip

@@ -156,8 +156,9 @@ def _suggested(found: Agreement) -> tuple[str, str] | None:
         alike = max(twins, key=lambda twin: _common_end(twin, steps), default=())
         end = _common_end(alike, steps)
         # The empty name would move everything, what fits included.
-        if end and (len(alike) > end or not found.fitting):
-            return _joined(alike[:-end]), _joined(steps[:-end])
+        is_safe = len(alike) > end or not found.fitting
+        if is_safe and (end or len(twins) == 1):
+            return _joined(alike[: len(alike) - end]), _joined(steps[: len(steps) - end])
     return None
 
 
