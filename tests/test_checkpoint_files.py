@@ -1015,6 +1015,22 @@ def test_any_tensor_may_be_said_to_be_keys(hostile, name, impl):
             assert (found is None) == is_right
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [{"dict": 5}, {"x": 1}, {"class": "a"}, {"dict": [[1]]}, {"text": 1}, {"set": 2}],
+)
+def test_settings_that_nobody_wrote(hostile, junk):
+    manifest, load = hostile
+    told = json.dumps(put(manifest, ("settings", "rate"), junk))
+    assert "a manifest that cannot be read" in load(told)
+
+
+def test_settings_that_are_no_mapping(hostile):
+    manifest, load = hostile
+    told = json.dumps(put(manifest, ("settings",), [["rate", 3]]))
+    assert "a manifest that cannot be read" in load(told)
+
+
 def test_names_that_stand_twice_in_a_manifest(hostile):
     manifest, load = hostile
     told = json.dumps(manifest)

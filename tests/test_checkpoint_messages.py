@@ -445,3 +445,27 @@ def test_an_error_in_the_function_is_its_own():
     anx.save(FILE, {"a": zeros(1)})
     with pytest.raises(KeyError):
         anx.load(FILE, {"a": zeros(1)}, rename={"b": "a"}.__getitem__)
+
+
+def test_a_model_in_the_place_of_the_path():
+    assert message(anx.CheckpointError, lambda: anx.save({"a": zeros(2)}, FILE)) == text(
+        """
+        save(a dict, ...): the path of the file comes first
+          expected: a path, then a model
+          fix:      save(path, model)
+        """
+    )
+    found = message(anx.CheckpointError, lambda: anx.load(eqx.nn.Identity(), FILE))
+    assert found.startswith("load(an Identity, ...): the path of the file comes first")
+
+
+def test_a_class_in_the_place_of_a_model():
+    anx.save(FILE, {"a": zeros(2)})
+    assert message(anx.CheckpointError, lambda: anx.load(FILE, eqx.nn.Linear)) == text(
+        """
+        load(..., Linear): a class has no arrays to load
+          expected: a model, or an abstract one
+          found:    a class
+          fix:      eqx.filter_eval_shape(Linear, ...) makes an abstract one
+        """
+    )

@@ -782,7 +782,9 @@ def test_of_leaves_only_what_looks_misspelt_is_refused():
     """
     )
     assert meshed(params, {"vocab": "data"})["bias"] == (None,)
-    assert meshed(params, {"embd": "data", "mlp": "model"})["bias"] == ("model",)
+    assert meshed(params, {"vocab": "data", "mlp": "model"})["bias"] == ("model",)
+    found = refused({"embd": "data", "mlp": "model"}, tree=params)
+    assert "fix:      embd: did you mean 'embed'?" in found
 
 
 def test_names_for_leading_axes_that_no_array_has():
@@ -1140,3 +1142,34 @@ def test_on_eight_devices():
                 PartitionSpec()))
     """
     )
+
+
+def test_factored_moments_of_a_stack_are_replicated():
+    params = anx.params(stacked(dense_of, 2))
+    for size in (4, 128):  # factored, and not
+        tx = optax.adafactor(1e-3, min_dim_size_to_factor=size)
+        state = eqx.filter_vmap(tx.init)(params)
+        laid_out = anx.partition_specs(state, {**RULES, "ens": "e"}, stack="ens")
+        for record in anx.records(state):
+            if ".v_row." in record.path or ".v_col." in record.path:
+                at = [r.path for r in anx.records(state)].index(record.path)
+                spec = jax.tree.leaves(laid_out, is_leaf=lambda x: x is None)[at]
+                assert tuple(spec) == (None,) * record.ndim
+
+
+def test_meshes_that_look_alike_are_told_apart():
+    devices = np.array(jax.devices()[:1]).reshape(1)
+    meshes = [jax.sharding.Mesh(devices, ("x",))]
+    kinds = getattr(jax.sharding, "AxisType", None)
+    if kinds is None or not hasattr(jax, "set_mesh"):
+        pytest.skip("this JAX has no meshes with explicit axes")
+    meshes.append(jax.sharding.Mesh(devices, ("x",), axis_types=(kinds.Explicit,)))
+    whole = jax.sharding.PartitionSpec()
+    tree = [
+        jax.device_put(jnp.ones(2), jax.sharding.NamedSharding(m, whole)) for m in meshes
+    ]
+    with pytest.raises(anx.ShardingError) as caught:
+        anx.partition_specs(tree, {})
+    assert "0 on Mesh(" in str(caught.value)
+    assert "Explicit" in str(caught.value)
+    assert "of devices 0" in " ".join(str(caught.value).split())

@@ -16,6 +16,7 @@ from ._manifest import SavedLeaf
 from ._path import join, segments
 from ._plain import Shown
 from ._selection import Mask
+from ._stored import CODES
 from ._text import array_text, printable
 from ._view import View
 
@@ -139,8 +140,10 @@ def _dtype_name(leaf: Any) -> str:
 
 def _is_castable(leaf: Any, saved: SavedLeaf) -> bool:
     """Whether a cast could make the one of the other: not of keys, and not of itself."""
-    names = (_dtype_name(leaf), saved.dtype)
-    return names[0] != names[1] and not any(name.startswith("key<") for name in names)
+    here, there = _dtype_name(leaf), saved.dtype
+    is_known = there in CODES or hasattr(_jax.numpy, there)  # a foreign F4 is not
+    is_key = here.startswith("key<") or there.startswith("key<")
+    return is_known and here != there and not is_key
 
 
 def _needs_x64(name: str) -> bool:

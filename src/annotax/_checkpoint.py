@@ -7,12 +7,19 @@ fit: other paths, shapes, dtypes, Hypers. Arrays over many machines are orbax's 
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 
 from ._agreement import Agreement, compare, differing, misfit_message
-from ._errors import CheckpointError, CheckpointWarning, explain_error, listing, rows
+from ._errors import (
+    CheckpointError,
+    CheckpointWarning,
+    describe,
+    explain_error,
+    listing,
+    rows,
+)
 from ._layout import leaf_role
 from ._loading import held_by, manifest_of, read
 from ._manifest import Manifest, SavedLeaf, classes, settings
@@ -63,7 +70,7 @@ def save(path: str | os.PathLike[str], model: Any, *, select: Any = everything) 
     then nothing is written. `SelectionError` if `select` matches no array. `OSError` for a
     full disk, or a directory that does not exist.
     """
-    where = os.fsdecode(path)
+    where = _where("save", path)
     seen = view(model)
     mask = checkpoint_mask("save", seen, select)
     records = view_records(seen)
@@ -118,7 +125,8 @@ def load(
       and dtype, and nothing else is. Otherwise what does not fit stays as it is in `like`,
       and a warning lists it.
     - `hypers`: what follows if a Hyper (or another value that is no array) is there in both
-      and not the same: `"warn"`, `"error"`, `"ignore"`.
+      and not the same: `"warn"`, `"error"`, `"ignore"`. One that only the file or only the
+      model has is not compared.
     - `rename`: from names in the file to paths in `like`. A mapping, whose keys are names
       or the steps they begin with, with `*` and `**` as in `by_path`; values take up the
       wildcards in their order (`{"blocks.*.lin": "layers.*.linear"}`). The first rule that
@@ -134,10 +142,11 @@ def load(
     by its name a file that is damaged, truncated, or no checkpoint. `SelectionError` if
     `select` matches no array. Warns with `CheckpointWarning`.
     """
-    where = os.fsdecode(path)
+    where = _where("load", path)
     _insist_on_choice(hypers)
     seen = view(like)
     mask = checkpoint_mask("load", seen, select)
+    _refuse_class(like)
     place = f"load({where!r}, {type(like).__name__})"
     with TensorFile(where) as file:
         held = held_by(place, manifest_of(file), rename)
@@ -154,6 +163,32 @@ def load(
 
 
 # --- what does not fit ---------------------------------------------------------------
+
+
+def _where(function: str, path: Any) -> str:
+    if isinstance(path, str | bytes | os.PathLike):
+        return os.fsdecode(cast("str | os.PathLike[str]", path))
+    raise CheckpointError(
+        explain_error(
+            f"{function}({describe(path)}, ...)",
+            "the path of the file comes first",
+            expected="a path, then a model",
+            fix=f"{function}(path, model)",
+        )
+    )
+
+
+def _refuse_class(like: Any) -> None:
+    if isinstance(like, type):
+        raise CheckpointError(
+            explain_error(
+                f"load(..., {like.__name__})",
+                "a class has no arrays to load",
+                expected="a model, or an abstract one",
+                found="a class",
+                fix=f"eqx.filter_eval_shape({like.__name__}, ...) makes an abstract one",
+            )
+        )
 
 
 def _insist_on_choice(hypers: Any) -> None:

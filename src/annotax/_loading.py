@@ -60,13 +60,15 @@ def held_by(place: str, manifest: Manifest, rename: Rename) -> Held:
 
 
 def read(file: TensorFile, seen: View, found: Agreement) -> list[Any]:
-    """The leaves of the model, with those from the file in place; shared ones are one."""
+    """The leaves of the model, with those from the file in place."""
     values = list(seen.leaves)
     known: dict[Any, Any] = {}
     for at, saved in found.fitting.items():
         like = seen.leaves[at]
         sharding = _sharding(like)
-        key = (saved.tensor, saved.dtype, _kind(like), sharding)
+        # Arrays that are two in the model stay two: a program may be given both to donate.
+        own = None if isinstance(like, jax.ShapeDtypeStruct) else id(like)
+        key = (saved.tensor, saved.dtype, _kind(like), sharding, own)
         if key not in known:
             value = _array(file, saved, seen.layout.entries[at].path)
             known[key] = _placed(like, value, sharding)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ._layout import is_array
 from ._node import field_value
-from ._plain import plain
+from ._plain import plain, text_of
 from ._records import Record
 from ._registry import registry
 from ._selection import Mask
@@ -91,8 +91,8 @@ def parse_manifest(text: str) -> Manifest:
         version = told["version"]
         if version == VERSION:
             leaves = {path: _leaf(path, of) for path, of in told["leaves"].items()}
-            settings, classes = dict(told["settings"]), dict(told["classes"])
-            return Manifest(leaves, settings, classes)
+            list(map(text_of, told["settings"].values()))  # or they could not be shown
+            return Manifest(leaves, told["settings"], {**told["classes"]})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("a manifest that cannot be read") from error
     raise ValueError(f"version {version!r} of the manifest; this annotax reads {VERSION}")

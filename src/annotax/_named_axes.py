@@ -37,7 +37,7 @@ _Kind = tuple[Axes | None, tuple[int, ...]]
 _PLACEHOLDER = (1,)
 """The shape of a moment that an optimizer does without."""
 
-_FACTORED = re.compile(r"((?:.*\.)?)v_(?:row|col)([.\[].*)?")
+_FACTORED = re.compile(r"((?:.*\.)?)v_row([.\[].*)?")
 """A path in `optax.FactoredState`, whose rows and columns have an axis less than their
 parameter; `v` holds a placeholder instead of it then."""
 
@@ -52,7 +52,7 @@ def named_arrays(seen: View, front: Axes) -> list[NamedArray | None]:
         for entry, leaf in zip(seen.layout.entries, seen.leaves, strict=True)
     ]
     few = _without_none(kinds)
-    if any(shape == _PLACEHOLDER for _, shape in few):
+    if any(map(_holds_place, few)):
         kinds = _without_factored(seen, kinds)
         few = _without_none(kinds)
     leads = {lead for kind in few if (lead := _own_lead(kind)) is not None}
@@ -136,19 +136,32 @@ def _nearest(least: Mapping[tuple[str, ...], int], path: str) -> int:
 
 
 def _without_factored(seen: View, kinds: list[_Kind | None]) -> list[_Kind | None]:
-    """The same without names for factored moments: which axis is gone depends on sizes.
+    """The same without names for factored moments, and the placeholders beside them.
 
-    That they have an axis less does not show where there is another in front.
+    Rows and columns never have the axes of their parameter: which one is gone depends on
+    sizes, and without factoring they are placeholders. Either may be stacked.
     """
     at = seen.layout.paths
-
-    def is_factored(path: str) -> bool:
+    bare = list(kinds)
+    for path, row in at.items():
         found = _FACTORED.fullmatch(path)
-        whole = None if found is None else at.get(f"{found[1]}v{found[2] or ''}")
-        kind = None if whole is None else kinds[whole]
-        return kind is not None and kind[1] == _PLACEHOLDER
+        if found is None:
+            continue
+        start, end = found[1], found[2] or ""
+        whole, column = at.get(f"{start}v{end}"), at.get(f"{start}v_col{end}")
+        if whole is None or column is None:
+            continue
+        if _holds_place(kinds[row]) and _holds_place(kinds[column]):
+            nameless = (row, column)
+        elif _holds_place(kinds[whole]):
+            nameless = (whole, row, column)
+        else:
+            continue
+        for place in nameless:
+            kind = kinds[place]
+            bare[place] = kind and (None, kind[1])
+    return bare
 
-    return [
-        (None, kind[1]) if kind is not None and is_factored(entry.path) else kind
-        for entry, kind in zip(seen.layout.entries, kinds, strict=True)
-    ]
+
+def _holds_place(kind: _Kind | None) -> bool:
+    return kind is not None and kind[1][-1:] == _PLACEHOLDER

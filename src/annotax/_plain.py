@@ -82,21 +82,27 @@ class Shown:
         self._told = told
 
     def __repr__(self) -> str:
-        return _text(self._told)
+        return text_of(self._told)
 
 
-def _text(told: Any) -> str:
+def text_of(told: Any) -> str:
+    """What `plain` gave, for a reader.
+
+    **Raises:** `ValueError`, `KeyError`, `TypeError`, `AttributeError` for anything else.
+    """
     if isinstance(told, list):
-        items = list(map(_text, cast("list[Any]", told)))
+        items = list(map(text_of, cast("list[Any]", told)))
         return f"({', '.join(items)}{',' * (len(items) == 1)})"
     if not isinstance(told, dict):
         return repr(told)
     data = cast("dict[str, Any]", told)
     if "dict" in data:
-        return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in data['dict'])}}}"
+        return f"{{{', '.join(f'{text_of(k)}: {text_of(v)}' for k, v in data['dict'])}}}"
     if "set" in data:
-        return f"{{{', '.join(map(_text, data['set']))}}}"
+        return f"{{{', '.join(map(text_of, data['set']))}}}"
     if "class" in data:
-        own = ", ".join(f"{name}={_text(x)}" for name, x in data["fields"].items())
+        own = ", ".join(f"{name}={text_of(x)}" for name, x in data["fields"].items())
         return f"{data['class']}({own})"
-    return str(data["text"])
+    if isinstance(data["text"], str):
+        return data["text"]
+    raise TypeError("text")

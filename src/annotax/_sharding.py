@@ -74,9 +74,10 @@ def shardings(tree: Any, mesh: Any, rules: Rules, stack: Stack = None) -> Any:
         >>> tuple(placed["w"].sharding.spec)
         (None, None)
 
-    Fit for `jax.device_put`, for `in_shardings` and `out_shardings` of `jax.jit`, and for
-    `jax.lax.with_sharding_constraint`; where leaves are no arrays, for
-    `equinox.filter_shard`.
+    Fit for `jax.device_put`, for `in_shardings` and `out_shardings` of `jax.jit`, and on a
+    mesh with `AxisType.Auto` for `jax.lax.with_sharding_constraint`; explicit axes, which
+    newer versions of `jax.make_mesh` make, want `jax.sharding.reshard` there. Where leaves
+    are no arrays, for `equinox.filter_shard`.
 
     **Arguments:** as for `partition_specs`, and the `mesh`, of devices or abstract.
 
@@ -146,11 +147,12 @@ def _plain(several: Iterable[Axes]) -> set[str | None]:
 
 
 def _are_misspelt(wanted: Sequence[str], known: Sequence[str]) -> bool:
-    """Whether rules were meant for these names, though none of them fits.
+    """Whether a rule looks as if it was meant for a name that has none.
 
     `Leaves` and optimizer states may be of a part of a model, and the rules for all of it.
     """
-    return not {*wanted} & {*known} and any(nearest(name, known) for name in wanted)
+    idle = [name for name in known if name not in wanted]
+    return any(nearest(name, idle) for name in wanted if name not in known)
 
 
 def _declared(seen: View) -> Iterator[tuple[Axes, bool]]:
@@ -202,8 +204,11 @@ def _refuse_mixed_meshes(function: str, seen: View) -> None:
         if type(sharding) is NamedSharding and type(sharding.mesh) is Mesh:
             meshes.setdefault(sharding.mesh, at)
     if len(meshes) > 1:
-        entries = seen.layout.entries
-        found = [f"{entries[at].path} on {_mesh_text(m)}" for m, at in meshes.items()]
+        texts = list(map(_mesh_text, meshes))
+        if len({*texts}) < len(texts):  # they differ in kinds of axes, or in devices
+            texts = [f"{mesh!r} of devices {_devices(mesh)}" for mesh in meshes]
+        places = [seen.layout.entries[at].path for at in meshes.values()]
+        found = [f"{path} on {text}" for path, text in zip(places, texts, strict=True)]
         raise ShardingError(
             explain_error(
                 function,
@@ -219,6 +224,10 @@ def _refuse_mixed_meshes(function: str, seen: View) -> None:
 def _mesh_text(mesh: Any) -> str:
     sizes = ", ".join(f"{name}: {size}" for name, size in mesh.shape.items())
     return f"a mesh ({sizes})"
+
+
+def _devices(mesh: Any) -> str:
+    return listing((device.id for device in mesh.devices.flat), 8)
 
 
 def _misfit_message(function: str, found: list[str]) -> str:
