@@ -150,10 +150,14 @@ RENAMED: list[tuple[Any, Any, str | None]] = [
     ({"a": {"w": zeros(2)}}, {"b": {"c": {"w": zeros(2)}}}, "rename={'a': 'b.c'}?"),
     ({"w": zeros(2)}, {"model": {"w": zeros(2)}}, "rename={'': 'model'}?"),
     ({"model": {"w": zeros(2)}}, {"w": zeros(2)}, "rename={'model': ''}?"),
-    ({"w": zeros(2), "h": zeros(3)}, {"m": {"w": zeros(2)}, "h": zeros(3)}, None),
+    ({"w": zeros(2), "h": zeros(3)}, {"m": {"w": zeros(2)}, "h": zeros(3)},
+     "rename={'w': 'm.w'}?"),
     ({"a": {"w": zeros(2)}}, {"b": {"w": zeros(3)}}, None),
     ({"a": {"w": zeros(2)}}, {"b": {"v": zeros(2)}}, "rename={'a.w': 'b.v'}?"),
     ({"a": zeros(2), "c": zeros(2)}, {"b": zeros(2)}, None),
+    ({"net": [{"w": zeros(1)}, {}, {"w": zeros(3)}]},
+     {"of": [{"w": zeros(1)}, {"w": zeros(3)}]},
+     "rename={'net.0': 'of.0'}?"),
     ({"a": {"w": zeros(2)}, "x": {"y": {"w": zeros(2)}}}, {"z": {"y": {"w": zeros(2)}}},
      "rename={'x': 'z'}?"),
 ]  # fmt: skip
@@ -163,6 +167,13 @@ RENAMED: list[tuple[Any, Any, str | None]] = [
 def test_a_renaming_is_proposed_where_one_would_help(saved, like, hint):
     found = refused(saved, like)
     assert (hint in found) if hint else ("rename" not in found)
+
+
+def test_no_renaming_is_proposed_of_what_is_renamed():
+    anx.save(FILE, {"net": {"w": zeros(2), "v": zeros(3)}})
+    like = {"enc": {"w": zeros(2), "v": zeros(3)}}
+    load = functools.partial(anx.load, FILE, like, rename={"net": "encoder"})
+    assert "rename=" not in message(anx.CheckpointError, load)
 
 
 def test_a_name_that_would_write_to_the_terminal():

@@ -61,14 +61,14 @@ class Agreement:
             for path, what in found.items()
         ]
 
-    def fix(self) -> str | None:
-        """What might mend it, if anything."""
+    def fix(self, *, is_renamed: bool = False) -> str | None:
+        """What might mend it, if anything; no renaming where there is one."""
         fixes: list[str] = []
-        renaming = _suggested(self)
+        renaming = None if is_renamed else _suggested(self)
         if renaming is not None:
             old, new = renaming
             fixes.append(f"rename={{{old!r}: {new!r}}}?")
-        elif self.unexpected and not self.missing:
+        elif self.unexpected and not self.missing and not is_renamed:
             first = next(iter(self.unexpected))
             fixes.append(f"rename={{{first!r}: None}} leaves out what only the file has")
         if self.recast:
@@ -152,17 +152,32 @@ def _needs_x64(name: str) -> bool:
 
 
 def _suggested(found: Agreement) -> tuple[str, str] | None:
-    """A renaming that would bring the first missing leaf where something like it is."""
+    """A renaming that would bring the first missing leaf where something like it is.
+
+    Whatever else it moves must then be where something like it is missing, too.
+    """
     for path, what in found.missing.items():
         steps = segments(path)
         twins = [segments(other) for other, its in found.unexpected.items() if its == what]
         alike = max(twins, key=lambda twin: _common_end(twin, steps), default=())
-        end = _common_end(alike, steps)
-        # The empty name would move everything, what fits included.
-        is_safe = len(alike) > end or not found.fitting
-        if is_safe and (end or len(twins) == 1):
-            return _joined(alike[: len(alike) - end]), _joined(steps[: len(steps) - end])
+        least = 0 if len(twins) == 1 else 1
+        for end in range(_common_end(alike, steps), least - 1, -1):
+            old, new = alike[: len(alike) - end], steps[: len(steps) - end]
+            if alike and _leads_home(found, old, new):
+                return _joined(old), _joined(new)
     return None
+
+
+def _leads_home(found: Agreement, old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    """Whether all that a renaming moves is missing where it comes to."""
+    if not old and found.fitting:
+        return False  # the empty name moves everything, what fits included
+    moved = {
+        _joined((*new, *segments(path)[len(old) :])): what
+        for path, what in found.unexpected.items()
+        if segments(path)[: len(old)] == old
+    }
+    return all(found.missing.get(path) == what for path, what in moved.items())
 
 
 def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
@@ -192,14 +207,16 @@ def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, st
     return found
 
 
-def misfit_message(where: str, found: Agreement, other: Mapping[str, str]) -> str:
+def misfit_message(
+    where: str, found: Agreement, other: Mapping[str, str], *, is_renamed: bool = False
+) -> str:
     """The message for what does not fit: arrays, and Hypers where one insists on them."""
     lines = found.lines()
     lines += [printable(f"not the same: {path} {what}") for path, what in other.items()]
     fits = found.is_whole
     expected = [] if fits else ["the paths, shapes and dtypes of the model"]
     expected += ["its Hypers"] if other else []
-    fix = None if fits else found.fix()
+    fix = None if fits else found.fix(is_renamed=is_renamed)
     fixes = [fix] if fix else []
     fixes += ['hypers="warn" loads it nevertheless'] if other else []
     return explain_error(

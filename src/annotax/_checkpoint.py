@@ -153,7 +153,12 @@ def load(
         found = compare(seen, mask, held.leaves, whole=select is everything)
         here = settings(seen, None if select is everything else mask)
         other = {} if hypers == "ignore" else differing(held.settings, here)
-        _refuse_misfits(place, found, other if hypers == "error" else {}, strict)
+        insisted = other if hypers == "error" else {}
+        refused = found if strict or not found.fits_in_part else Agreement()
+        if insisted or not refused.is_whole:
+            is_renamed = rename is not None
+            text = misfit_message(place, refused, insisted, is_renamed=is_renamed)
+            raise CheckpointError(text)
         values = read(file, seen, found)
     notes = [] if found.is_whole else [_skipped_message(place, seen, found)]
     notes += [_differing_message(place, seen, other)] if other else []
@@ -200,14 +205,6 @@ def _insist_on_choice(hypers: Any) -> None:
                 expected='"warn", "error" or "ignore"',
             )
         )
-
-
-def _refuse_misfits(
-    place: str, found: Agreement, other: Mapping[str, str], strict: bool
-) -> None:
-    refused = found if strict or not found.fits_in_part else Agreement()
-    if other or not refused.is_whole:
-        raise CheckpointError(misfit_message(place, refused, other))
 
 
 def _skipped_message(place: str, seen: View, found: Agreement) -> str:
