@@ -13,7 +13,7 @@ import numpy as np
 from ._errors import explain_error, rows
 from ._leaf_diff import unequal_texts
 from ._manifest import SavedLeaf
-from ._path import join, segments
+from ._path import join_all, segments
 from ._plain import Shown
 from ._selection import Mask
 from ._stored import CODES
@@ -164,7 +164,7 @@ def _suggested(found: Agreement) -> tuple[str, str] | None:
         for end in range(_common_end(alike, steps), least - 1, -1):
             old, new = alike[: len(alike) - end], steps[: len(steps) - end]
             if alike and _leads_home(found, old, new):
-                return _joined(old), _joined(new)
+                return join_all(old), join_all(new)
     return None
 
 
@@ -173,7 +173,7 @@ def _leads_home(found: Agreement, old: tuple[str, ...], new: tuple[str, ...]) ->
     if not old and found.fitting:
         return False  # the empty name moves everything, what fits included
     moved = {
-        _joined((*new, *segments(path)[len(old) :])): what
+        join_all((*new, *segments(path)[len(old) :])): what
         for path, what in found.unexpected.items()
         if segments(path)[: len(old)] == old
     }
@@ -185,13 +185,6 @@ def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
         count += 1
     return count
-
-
-def _joined(steps: tuple[str, ...]) -> str:
-    path = ""
-    for step in steps:
-        path = join(path, step)
-    return path
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:

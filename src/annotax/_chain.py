@@ -6,7 +6,6 @@ the classes on the way are asked through their field specs.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 from ._errors import FieldError, describe, explain_error, listing, nearest
@@ -14,7 +13,7 @@ from ._field import FieldSpec
 from ._leaves import Leaves
 from ._locate import Location, locate_field
 from ._node import below
-from ._path import join, segments
+from ._path import join, join_all, segments
 from ._registry import CONTENTS, class_of, registry
 from ._specs import Overridden, content_spec, field_specs, overridden, registered_at
 from ._view import View
@@ -101,7 +100,7 @@ def follow(seen: View, path: str) -> tuple[tuple[Link, ...], Any]:
     while ahead:
         steps = dict(node) if isinstance(node, Leaves) else below(node)
         count = _steps_at_once(node, ahead)
-        step = reduce(join, ahead[:count], "")
+        step = join_all(ahead[:count])
         if step not in steps:
             raise FieldError(_nowhere_message(seen, path, so_far, step, steps))
         so_far, ahead = join(so_far, step), ahead[count:]
@@ -116,7 +115,7 @@ def _steps_at_once(node: object, ahead: Sequence[str]) -> int:
     if not isinstance(node, Leaves):
         return 1
     counts = range(len(ahead), -1, -1)
-    return next((n for n in counts if reduce(join, ahead[:n], "") in node), len(ahead))
+    return next((n for n in counts if join_all(ahead[:n]) in node), len(ahead))
 
 
 def _link(node: object, step: str, path: str) -> Link:

@@ -21,7 +21,7 @@ from ._errors import (
 from ._layout import is_array
 from ._leaves import Leaves
 from ._node import every_path, is_module
-from ._path import compile_pattern, join, matches, segments
+from ._path import compile_pattern, join_all, matches, segments
 from ._registry import registry
 from ._specs import field_specs
 from ._view import view
@@ -76,7 +76,7 @@ def replace(model: Any, changes: Mapping[str, Any] | None = None, /, **fields: A
     edit = Edit()
     for path, value in wanted.items():
         *way, last = segments(path)
-        edit.at(functools.reduce(join, way, "")).values[last] = value
+        edit.at(join_all(way)).values[last] = value
     _refuse_overlaps(model, wanted)
     unknown = missing(edit, model)
     if unknown:

@@ -62,6 +62,11 @@ def join(prefix: str, step: str) -> str:
     return f"{prefix}{step}" if step.startswith("[") else f"{prefix}.{step}"
 
 
+def join_all(steps: Iterable[str]) -> str:
+    """The path of some steps: what `segments` takes apart."""
+    return functools.reduce(join, steps, "")
+
+
 @functools.lru_cache(maxsize=65536)
 def segments(path: str) -> tuple[str, ...]:
     """The steps of a path: `segments("a.0['x.y'].w")` is `("a", "0", "['x.y']", "w")`."""
@@ -113,7 +118,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     that is only part of a step.
     """
     parts = segments(pattern)
-    joined = functools.reduce(join, parts, "")
+    joined = join_all(parts)
     if not parts or joined != pattern or not all(map(_is_step, parts)):
         raise SelectionError(
             explain_error(
@@ -172,7 +177,7 @@ def moved(pattern: re.Pattern[str], place: str, path: str) -> str:
             text += pieces[0] + "".join(next(groups) + piece for piece in pieces[1:])
             text += _SEPARATOR
     parts = (text + steps[found.end() :]).split(_SEPARATOR)[:-1]
-    return functools.reduce(join, parts, "")
+    return join_all(parts)
 
 
 def _terminated(steps: Iterable[str]) -> str:
