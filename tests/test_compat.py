@@ -156,7 +156,8 @@ def test_a_checked_instance_has_nothing_extra():
 
 LAYERS = [
     {"_errors", "_compat"},
-    {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"},
+    {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"}
+    | {"_form"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
     | {"_mesh_rules", "_stored", "_plain", "_rename"},
     {"_hint", "_held", "_probe", "_tensor_header"},
@@ -236,13 +237,14 @@ def test_importing_annotax_imports_no_extra_and_no_beartype():
     )
 
 
-def test_what_looks_into_models_is_imported_on_demand():
+def test_features_are_imported_on_demand():
     code = """
         import sys, annotax
-        before = set(sys.modules)
+        ours = lambda: {n[8:] for n in sys.modules if n.startswith("annotax.")}
+        before = ours()
+        print(*before & {"_layout", "_view", "_variant", *annotax._FEATURES})
         annotax.diff({}, {})
-        new = sorted(n for n in set(sys.modules) - before if n.startswith("annotax."))
-        print([name.removeprefix("annotax.") for name in new], "summary" in dir(annotax))
+        print(*sorted(ours() - before), "summary" in dir(annotax))
         exec("from annotax import *")
         print(all(name in globals() for name in annotax.__all__))
         try:
@@ -253,7 +255,9 @@ def test_what_looks_into_models_is_imported_on_demand():
     run = [sys.executable, "-c", textwrap.dedent(code)]
     printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == [
-        "['_compare', '_diff', '_leaf_diff', '_text'] True",
+        "",
+        "_compare _diff _layout _leaf_diff _node _path _static _text _traverse _variant "
+        "_view True",
         "True",
         "module 'annotax' has no attribute 'sumary'",
     ]

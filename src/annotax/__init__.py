@@ -9,9 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _equinox_nn as _equinox_nn  # registers them
-from ._adopt import adopt
-from ._carry import CarryReport, carry
-from ._change import inference_mode, replace
 from ._errors import (
     AnnotationError,
     AnnotationWarning,
@@ -28,34 +25,37 @@ from ._errors import (
     TargetError,
 )
 from ._field import FieldSpec, field
-from ._flat import leaves, params, update
-from ._freeze import freeze, unfreeze
-from ._grad import grad, value_and_grad
-from ._labels import labels
 from ._leaves import Leaves
 from ._module import Module
-from ._records import Record, records
 from ._register import register
 from ._role import Buffer, Hyper, Param, Role
-from ._select import at, by, by_path, by_role, by_tag, everything, trainable_filter
-from ._selection import Selection
-from ._split import Structure, merge, split
 
 if TYPE_CHECKING:
+    from ._adopt import adopt
     from ._audit import Audit, audit
+    from ._carry import CarryReport, carry
+    from ._change import inference_mode, replace
     from ._checkpoint import load, save
     from ._diff import Diff, diff
     from ._explain import Explanation, explain
     from ._findings import Finding
+    from ._flat import leaves, params, update
+    from ._freeze import freeze, unfreeze
+    from ._grad import grad, value_and_grad
     from ._gradient_report import gradient_report
     from ._gradient_verdict import GradientReport
+    from ._labels import labels
     from ._leaf_diff import Difference
     from ._locate import Location
+    from ._records import Record, records
+    from ._select import at, by, by_path, by_role, by_tag, everything, trainable_filter
+    from ._selection import Selection
     from ._sharding import partition_specs, shardings
+    from ._split import Structure, merge, split
     from ._summary import Summary, summary
     from ._targets import Skipped
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "AnnotationError",
@@ -126,28 +126,35 @@ __all__ = [
     "value_and_grad",
 ]
 
-_ON_DEMAND = {
-    "Audit": "_audit",
-    "audit": "_audit",
-    "Difference": "_leaf_diff",
-    "Diff": "_diff",
-    "diff": "_diff",
-    "Explanation": "_explain",
-    "explain": "_explain",
-    "Finding": "_findings",
-    "GradientReport": "_gradient_verdict",
-    "gradient_report": "_gradient_report",
-    "load": "_checkpoint",
-    "Location": "_locate",
-    "partition_specs": "_sharding",
-    "save": "_checkpoint",
-    "shardings": "_sharding",
-    "Skipped": "_targets",
-    "Summary": "_summary",
-    "summary": "_summary",
+_FEATURES = {
+    "_adopt": "adopt",
+    "_audit": "Audit audit",
+    "_carry": "CarryReport carry",
+    "_change": "inference_mode replace",
+    "_checkpoint": "load save",
+    "_diff": "Diff diff",
+    "_explain": "Explanation explain",
+    "_findings": "Finding",
+    "_flat": "leaves params update",
+    "_freeze": "freeze unfreeze",
+    "_grad": "grad value_and_grad",
+    "_gradient_report": "gradient_report",
+    "_gradient_verdict": "GradientReport",
+    "_labels": "labels",
+    "_leaf_diff": "Difference",
+    "_locate": "Location",
+    "_records": "Record records",
+    "_select": "at by by_path by_role by_tag everything trainable_filter",
+    "_selection": "Selection",
+    "_sharding": "partition_specs shardings",
+    "_split": "Structure merge split",
+    "_summary": "Summary summary",
+    "_targets": "Skipped",
 }
-"""The module of each name for looking into models, and for growing them. They are as much
-to import as all the rest, and a script that uses none of them should not wait for them."""
+"""What each module of a feature offers. Declaring a class needs none of them, and they are
+three quarters of the code: each is imported when a name of it is first asked for."""
+
+_ON_DEMAND = {name: module for module, names in _FEATURES.items() for name in names.split()}
 
 
 if not TYPE_CHECKING:  # or checkers would take any misspelt name for one of these
