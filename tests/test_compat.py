@@ -244,7 +244,7 @@ def test_features_are_imported_on_demand():
         before = ours()
         print(*before & {"_layout", "_view", "_variant", *annotax._FEATURES})
         annotax.diff({}, {})
-        print(*sorted(ours() - before), "summary" in dir(annotax))
+        print({"_diff", "_view"} <= ours(), "_summary" in ours(), "summary" in dir(annotax))
         exec("from annotax import *")
         print(all(name in globals() for name in annotax.__all__))
         try:
@@ -256,8 +256,7 @@ def test_features_are_imported_on_demand():
     printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == [
         "",
-        "_compare _diff _layout _leaf_diff _node _path _static _text _traverse _variant "
-        "_view True",
+        "True False True",
         "True",
         "module 'annotax' has no attribute 'sumary'",
     ]
