@@ -78,8 +78,9 @@ def read(file: TensorFile, seen: View, found: Agreement) -> list[Any]:
 
 def _array(file: TensorFile, saved: SavedLeaf, path: str) -> Any:
     """A tensor as the array that the manifest says it is."""
+    data = file.read(saved.tensor)
     try:
-        value = restored(file.read(saved.tensor), saved.dtype, saved.key_impl)
+        value = restored(data, saved.dtype, saved.key_impl)
     except (ValueError, TypeError) as error:
         file.refuse(f"does not hold {path!r} as its manifest says", str(error), error)
     if value.shape != saved.shape or str(value.dtype) != saved.dtype:
