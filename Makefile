@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test lint types bench docs lowest clean
+.PHONY: help demo test coverage lint types bench docs build dist-test matrix lowest clean
 
 help:
 	@echo "make demo   train on real data and draw a picture (docs/examples/digits.py)"
 	@echo "make test   all tests"
+	@echo "make coverage  all tests, and which branches of src none of them takes"
 	@echo "make lint   ruff: rules and formatting"
 	@echo "make types  pyright (strict) on src, pyright and mypy on tests/typing"
-	@echo "make bench  benchmarks against hand-written twins"
+	@echo "make bench  benchmarks against twins and peers, into benchmarks/RESULTS.md and docs/figures"
 	@echo "make docs   the documentation, into site/"
+	@echo "make build  the wheel and the sdist, into dist/"
+	@echo "make dist-test  the wheel in an empty environment, with the tests of the sdist"
+	@echo "make matrix all tests, with every Python and the oldest and newest dependencies"
 	@echo "make lowest all tests, with the lowest versions that pyproject.toml allows"
 
 # One stamp for each extra: installed again only when pyproject.toml changes.
@@ -31,6 +35,10 @@ demo: $(VENV)/.extra-demo
 test: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
+coverage: $(VENV)/.extra-test $(VENV)/.extra-coverage
+	mkdir -p out
+	$(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term
+
 lint: $(VENV)/.extra-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,21 +51,29 @@ types: $(VENV)/.extra-lint
 bench: $(VENV)/.extra-bench
 	$(BIN)/python -m pytest benchmarks -q -p no:xdist --benchmark-only --benchmark-disable-gc
 
+# Not --quiet: it keeps warnings from being counted, and --strict from refusing them.
 docs: $(VENV)/.extra-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The lower bounds as pins: every ">=" of the run-time dependencies read as "==".
-LOWEST = import tomllib; \
-  print(*(d.replace(">=", "==") for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))
+build: $(VENV)/.extra-test
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
 
-.venv-lowest/.made: pyproject.toml
-	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
-	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" $$($(PYTHON) -c '$(LOWEST)')
-	@touch $@
+# As strangers get it: nothing is there but what the index has and the sdist tests with.
+dist-test: build
+	rm -rf .venv-dist out/dist
+	mkdir -p out/dist
+	tar -xf dist/*.tar.gz -C out/dist --strip-components 1 --exclude "*/src"
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	cd out/dist && ../../.venv-dist/bin/python -m pytest -q -n $(WORKERS) tests
 
-lowest: .venv-lowest/.made
-	.venv-lowest/bin/python -m pytest -q -n $(WORKERS)
+# Which tests run where is in noxfile.py; MATRIX passes options on: MATRIX="-s newest-3.13".
+matrix: $(VENV)/.extra-matrix
+	WORKERS=$(WORKERS) $(BIN)/nox $(MATRIX)
+
+lowest: $(VENV)/.extra-matrix
+	WORKERS=$(WORKERS) $(BIN)/nox -s lowest $(MATRIX)
 
 clean:
-	rm -rf $(VENV) .venv-lowest site out .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-dist .nox site out .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist

@@ -1,8 +1,8 @@
-"""Timing two things against each other, in turns.
+"""Timing things against each other, in turns.
 
 A machine that others use is faster or slower from one second to the next, so an absolute
 time says little and neither does the ratio of two times taken one after the other. Here
-both sides run in many short rounds, in turns and each first in every other round; the
+all sides run in many short rounds, in turns and each first as often as the others; the
 result is the median of the ratios within the rounds.
 
 What runs in one thread is timed by that thread's own clock, which stands still while
@@ -28,7 +28,8 @@ WALL: Clock = time.perf_counter
 class Row:
     """One line of the table: what was measured, against which aim.
 
-    `aim` is `None` where there is none; `at_least` turns it round.
+    `aim` is `None` where there is none; `at_least` turns it round. `section` is a heading:
+    rows with the same one stand together.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Row:
     at_least: bool = False
     unit: str = "x"
     note: str = ""
+    section: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -47,10 +49,20 @@ class Row:
             return self.measured >= self.aim
         return self.measured <= self.aim
 
+    @property
+    def shown(self) -> str:
+        return f"{self.measured:.2f} {self.unit}"
+
+    @property
+    def shown_aim(self) -> str:
+        if self.aim is None:
+            return "-"
+        return f"{'>=' if self.at_least else '<='} {self.aim:.2f} {self.unit}"
+
 
 @dataclass(frozen=True)
 class Paired:
-    """The outcome of `in_turns`; times are seconds for one call."""
+    """One side against another, its twin; times are seconds for one call."""
 
     ratio: float
     ours: float
@@ -86,37 +98,47 @@ def calls_per_round(call: Call, seconds: float = 1e-3) -> int:
     return calls
 
 
+def side_by_side(
+    sides: dict[str, Call], *, seconds: float, clock: Clock, min_rounds: int = 15
+) -> dict[str, Paired]:
+    """Run all sides in turns for about `seconds`; each against the first one's time.
+
+    All have run once before: what happens at the first call only is not in the result.
+    Each begins a round in its turn.
+    """
+    for call in sides.values():
+        call()
+    names = list(sides)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    rounds = 0
+    with without_gc():
+        calls = {name: calls_per_round(call) for name, call in sides.items()}
+        deadline = time.perf_counter() + seconds
+        while rounds < min_rounds or time.perf_counter() < deadline:
+            first = rounds % len(names)
+            for name in names[first:] + names[:first]:
+                times[name].append(_timed(sides[name], calls[name], clock))
+            rounds += 1
+    base = times[names[0]]
+    return {name: _paired(taken, base) for name, taken in times.items()}
+
+
+def _paired(ours: list[float], twin: list[float]) -> Paired:
+    return Paired(
+        ratio=statistics.median(a / b for a, b in zip(ours, twin, strict=True)),
+        ours=statistics.median(ours),
+        twin=statistics.median(twin),
+        rounds=len(ours),
+    )
+
+
 def in_turns(
     ours: Call, twin: Call, *, seconds: float, clock: Clock, min_rounds: int = 15
 ) -> Paired:
-    """Run both sides in turns for about `seconds` (and `min_rounds` at least).
-
-    Both have run once before: what happens at the first call only is not in the result.
-    """
-    ours()
-    twin()
-    ratios: list[float] = []
-    ours_times: list[float] = []
-    twin_times: list[float] = []
-    with without_gc():
-        calls = calls_per_round(twin)
-        deadline = time.perf_counter() + seconds
-        while len(ratios) < min_rounds or time.perf_counter() < deadline:
-            if len(ratios) % 2:
-                ours_time = _timed(ours, calls, clock)
-                twin_time = _timed(twin, calls, clock)
-            else:
-                twin_time = _timed(twin, calls, clock)
-                ours_time = _timed(ours, calls, clock)
-            ours_times.append(ours_time)
-            twin_times.append(twin_time)
-            ratios.append(ours_time / twin_time)
-    return Paired(
-        ratio=statistics.median(ratios),
-        ours=statistics.median(ours_times),
-        twin=statistics.median(twin_times),
-        rounds=len(ratios),
-    )
+    """Run two sides in turns for about `seconds` (and `min_rounds` at least)."""
+    sides = {"twin": twin, "ours": ours}
+    paired = side_by_side(sides, seconds=seconds, clock=clock, min_rounds=min_rounds)
+    return paired["ours"]
 
 
 def duration(seconds: float) -> str:
@@ -132,12 +154,7 @@ def table(rows: list[Row]) -> list[str]:
     width = max(len(row.what) for row in rows)
     lines = [f"{'what':<{width}}  {'aim':>9}  {'measured':>9}          times"]
     for row in rows:
-        aim = "-"
-        if row.aim is not None:
-            aim = f"{'>=' if row.at_least else '<='} {row.aim:.2f} {row.unit}"
         verdict = {None: "", True: "met", False: "missed"}[row.met]
-        measured = f"{row.measured:.2f} {row.unit}"
-        lines.append(
-            f"{row.what:<{width}}  {aim:>9}  {measured:>9}  {verdict:<8}{row.note}"
-        )
+        figures = f"{row.shown_aim:>9}  {row.shown:>9}  {verdict:<8}{row.note}"
+        lines.append(f"{row.what:<{width}}  {figures}")
     return lines

@@ -118,10 +118,10 @@ def values(count: int, size: int = 2) -> list[Array]:
     return [jnp.full(size, 0.1 * at) for at in range(count)]
 
 
-def layers(make: Any, count: int) -> list[Any]:
+def layers(make: Any, count: int, size: int = 2) -> list[Any]:
     """`count` layers of a class with two arrays and a size."""
-    arrays = values(2 * count)
-    return [make(arrays[2 * i], arrays[2 * i + 1], 2) for i in range(count)]
+    arrays = values(2 * count, size)
+    return [make(arrays[2 * i], arrays[2 * i + 1], size) for i in range(count)]
 
 
 def norms(count: int, rate: float = 0.1) -> list[Norm]:

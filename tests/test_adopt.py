@@ -229,6 +229,22 @@ def test_equal_models_adopted_apart_compile_once():
     assert len(traces) == 1
 
 
+def test_a_class_changes_only_where_something_in_it_does():
+    class Holder(eqx.Module):
+        part: Any
+        more: Any = None
+
+    model = [Holder(eqx.nn.Linear(2, 2, key=KEY)), Holder(None), eqx.nn.Identity()]
+    assert anx.adopt(model) is model
+    assert type(anx.adopt(Holder(eqx.nn.Dropout(0.5)))) is Holder
+
+
+def test_what_stands_before_a_state_index_is_adopted_as_ever():
+    adopted = anx.adopt([plain(), jnp.tanh, eqx.nn.StateIndex(jnp.zeros(1))])
+    assert structure(adopted[:2]) == structure(anx.adopt([plain(), jnp.tanh]))
+    assert type(adopted[2]) is eqx.nn.StateIndex
+
+
 def test_adopting_again_changes_nothing():
     adopted = anx.adopt([plain(), eqx.nn.Dropout(0.5), jnp.tanh])
     assert structure(anx.adopt(adopted)) == structure(adopted)
@@ -389,10 +405,13 @@ def test_classes_and_callable_objects_in_containers_are_no_functions():
             anx.adopt(plain(part={"w": jnp.ones(2), "odd": odd}))
 
 
-def test_a_class_that_forbids_subclasses_is_asked_once(monkeypatch):
+def test_a_class_that_forbids_subclasses_is_asked_once():
+    asked = []
+
     class Final(type(eqx.Module)):
         def __new__(cls, name, bases, namespace, **kwargs):
             if any(isinstance(base, Final) for base in bases):
+                asked.append(name)
                 raise TypeError("no subclasses")
             return super().__new__(cls, name, bases, namespace, **kwargs)
 
@@ -400,8 +419,8 @@ def test_a_class_that_forbids_subclasses_is_asked_once(monkeypatch):
         weight: Any
 
     anx.adopt(Sealed(jnp.ones(2)))
-    monkeypatch.setattr(_variant, "_make", None)
     anx.adopt([Sealed(jnp.ones(2)), Sealed(jnp.ones(2))])
+    assert asked == ["Sealed"]
     assert not any(v.original is Sealed for v in registry.variants.values())
 
 
@@ -476,6 +495,57 @@ def test_copies_stay_adopted(roundtrip):
     assert again.options == adopted.options
 
 
+class Reduced(eqx.Module):
+    """Pickles in its own way."""
+
+    weight: Array
+    options: dict[str, int]
+
+    def __reduce__(self):
+        return _reduced, (self.weight, self.options)
+
+
+def _reduced(weight, options):
+    return Reduced(weight, {**options, "read": 1})
+
+
+def test_pickling_in_its_own_way_sees_the_values_and_not_how_they_are_held():
+    adopted = anx.adopt(Reduced(jnp.ones(2), {"a": 0}))
+    again = pickle_of(adopted)
+    assert again.options == {"a": 0, "read": 1}
+    assert only_arrays(again)
+    assert type(again) is type(adopted)
+
+
+def test_defaults_of_adopted_fields_stay():
+    class Layer(eqx.Module):
+        weight: Array
+        table: Any = 2.0
+        name: Any = "layer"
+
+        def __init__(self, weight, table=None, name=None):
+            self.weight = weight
+            if table is not None:
+                self.table, self.name = table, name
+
+    anx.register(Layer, table=anx.Buffer)
+    cls = type(anx.adopt(Layer(jnp.ones(2), jnp.ones(2), "other")))
+    assert cls is not Layer
+    bare = cls(jnp.ones(2))
+    assert (bare.table, bare.name, cls.table, cls.name) == (2.0, "layer", 2.0, "layer")
+    assert not hasattr(cls, "weight")
+
+
+def test_the_converter_of_a_field_that_became_static_still_runs():
+    class Layer(eqx.Module):
+        weight: Array
+        sizes: Any = eqx.field(converter=tuple)
+
+    adopted = anx.adopt(Layer(jnp.ones(2), [1, 2]))
+    assert anx.replace(adopted, sizes=[3, 4]).sizes == (3, 4)
+    assert type(adopted)(jnp.ones(2), [5]).sizes == (5,)
+
+
 def test_mutating_what_was_read_changes_nothing():
     adopted = anx.adopt(plain())
     adopted.options["repeats"] = 5
@@ -530,8 +600,13 @@ def test_a_class_that_forbids_subclasses_is_left_alone_where_nothing_must_change
 
     model = Sealed(jnp.ones(2))
     assert anx.adopt(model) is model
-    with pytest.raises(anx.AnnotationError, match="its class cannot be subclassed"):
+    with pytest.raises(anx.AnnotationError) as info:
         anx.adopt(Sealed(1.5))
+    assert str(info.value) == textwrap.dedent("""\
+        Sealed: its class cannot be subclassed, so its instances cannot be frozen or adopted
+          expected: a class that allows subclasses
+          found:    TypeError: no subclasses
+          fix:      annotax.register(Sealed, ...) makes selections right""")
 
 
 # --- what is refused -----------------------------------------------------------------

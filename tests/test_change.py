@@ -141,6 +141,19 @@ def test_converters_run_on_what_changed():
     assert type(changed.layers[1].dropout.rate) is float
 
 
+def test_the_converter_of_a_module_does_not_run_when_the_module_changed_inside():
+    converted = []
+
+    class Holder(anx.Module):
+        part: Any = anx.field(converter=lambda part: converted.append(part) or part)
+
+    holder = Holder(Dropout(0.5))
+    changed = anx.replace(holder, {"part.rate": 0.25})
+    assert (changed.part.rate, converted) == (0.25, [holder.part])
+    anx.replace(holder, {"part": changed.part})
+    assert converted == [holder.part, changed.part]
+
+
 def test_a_converter_of_a_container_runs_when_an_item_changed():
     class Holder(anx.Module):
         items: anx.Hyper[tuple[float, ...]] = anx.field(converter=tuple)
@@ -212,8 +225,8 @@ def test_all_unknown_paths_are_named_at_once_with_near_ones():
         replace(Model): there is nothing at these paths
           expected: paths of fields, leaves, submodules or items of containers
           found:    layers.0.wieght, layers.2
-          fix:      layers.0.wieght: did you mean 'weight'?
-                    layers.2: there is: 0, 1""")
+          fix:      layers.0.wieght: did you mean 'layers.0.weight'?
+                    layers.2: there is: layers.0, layers.1""")
     assert old.limit == 1.0
     with pytest.raises(anx.FieldError, match="did you mean 'limit'"):
         anx.replace(old, {"limti": 1.0})
@@ -223,6 +236,14 @@ def test_all_unknown_paths_are_named_at_once_with_near_ones():
         anx.replace(old, {"limit.x": 1.0})
 
 
+def test_all_paths_that_lead_nowhere_are_listed():
+    paths = ["limits", "layers.0.wieght", "layers.7", "table.sclae", "pair.third.x"]
+    with pytest.raises(anx.FieldError) as info:
+        anx.replace(model(), dict.fromkeys(paths, 1.0))
+    found = str(info.value).partition("found:")[2].partition("fix:")[0]
+    assert sorted(found.replace(",", " ").split()) == sorted([*paths[:-1], "pair.third"])
+
+
 def test_a_pattern_that_fits_nothing():
     with pytest.raises(anx.FieldError) as info:
         anx.replace(layer(), {"**.rates": 0.5})
@@ -230,7 +251,11 @@ def test_a_pattern_that_fits_nothing():
         replace(Layer, {'**.rates': ...}): the pattern fits nothing
           expected: the path of at least one field or leaf
           found:    weight, mean, dropout, dropout.rate, dropout.inference, sizes, sizes.0,
-                    sizes.1""")
+                    sizes.1
+          fix:      rates: did you mean 'rate'?""")
+    with pytest.raises(anx.FieldError) as info:
+        anx.replace(layer(), {"weight.*": 0.5})
+    assert "fix" not in str(info.value)
 
 
 @pytest.mark.parametrize("bad", ["", "a..b", "layers[", 3])

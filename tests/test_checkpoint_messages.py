@@ -351,6 +351,8 @@ def test_tracers_cannot_be_saved():
           fix:      select=... leaves something out, and so does persistent=False in a field
         """
     )
+    found = message(anx.CheckpointError, lambda: save(1.0))
+    assert "found:    the array itself: traced," in found
 
 
 def test_arrays_of_other_processes_cannot_be_saved(monkeypatch):

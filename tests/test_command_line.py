@@ -247,7 +247,8 @@ NO_TREE = (
     "a list: this cannot be followed: it contains itself, or nests too deeply; "
     "expected: containers that do not "
     "contain themselves, and less than some hundreds of modules in one another; fix: look "
-    "for a list or a dictionary that was put into itself"
+    "for a list or a dictionary that was put into itself; or stack the layers "
+    "(equinox.filter_vmap)"
 )
 
 

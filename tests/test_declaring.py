@@ -518,8 +518,7 @@ def test_a_foreign_base_whose_init_subclass_stops_the_chain_is_refused():
         class Broken(Foreign, anx.Module):
             rate: anx.Hyper[float]
 
-    assert "Foreign" in str(caught.value)
-    assert "rate" in str(caught.value)
+    assert "fields rate; __init_subclass__ in Foreign\n" in str(caught.value)
 
 
 def test_abstract_fields():
@@ -883,5 +882,6 @@ def test_roles_compare_hash_and_pickle_by_name_and_ancestry():
     assert one.is_a(anx.Buffer)
     assert not one.is_a(anx.Param)
     assert anx.Role.of(anx.Buffer) == anx.Buffer
-    with pytest.raises(AttributeError, match="cannot be changed"):
+    with pytest.raises(AttributeError, match="cannot be changed") as caught:
         one.name = "other"
+    assert str(caught.value).endswith("  fix:      Role(..., parent=...) makes another")

@@ -1,6 +1,7 @@
 """Freezing: by selection, by field, by instance, and back again."""
 
 import copy
+import dataclasses
 import gc
 import inspect
 import io
@@ -549,6 +550,27 @@ def test_a_partitioned_model_is_put_together_and_thawed():
     assert type(anx.unfreeze(params).body[0]) is Linear
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Box:
+    weight: Any
+    table: Any
+
+
+anx.register(Box, weight=anx.Param, table=anx.Buffer)
+
+
+def test_a_buffer_in_a_frozen_field_need_not_be_selected():
+    class Holder(anx.Module):
+        box: Any
+
+    holder = Holder(Box(jnp.ones(1), jnp.ones(2)))
+    chosen = anx.by_path("box.weight")
+    frozen = anx.freeze(holder, chosen)
+    assert [r.frozen for r in anx.records(frozen)] == [True, True]
+    assert structure(anx.unfreeze(frozen, chosen)) == structure(holder)
+
+
 def test_trees_without_leaves_are_thawed():
     assert anx.unfreeze(eqx.nn.Identity()) == eqx.nn.Identity()
     nothing = jax.tree.map(lambda _: None, anx.freeze(Linear(3, 2), anx.everything))
@@ -642,6 +664,41 @@ def test_defaults_of_frozen_fields_stay():
     frozen = anx.freeze(Layer(jnp.ones(2)), anx.everything)
     assert frozen.scale == 2.0
     assert list(anx.params(frozen)) == []
+    assert type(frozen).scale == 2.0
+    assert not hasattr(type(frozen), "weight")
+
+
+def test_a_frozen_field_that_a_constructor_leaves_out_is_thawed():
+    class Layer(anx.Module):
+        weight: anx.Param[Any]
+        scale: anx.Param[Any] = 2.0
+
+        def __init__(self, weight, scale=None):
+            self.weight = weight
+            if scale is not None:
+                self.scale = scale
+
+    frozen = anx.freeze(Layer(jnp.ones(2), jnp.ones(2)), anx.everything)
+    bare = type(frozen)(jnp.ones(2))
+    assert bare.scale == 2.0
+    thawed = anx.unfreeze(bare)
+    assert (type(thawed), thawed.scale, list(anx.params(thawed))) == (
+        Layer,
+        2.0,
+        ["weight"],
+    )
+
+
+def test_freezing_runs_no_converter():
+    converted = []
+
+    class Stack(anx.Module):
+        layers: Any = anx.field(converter=lambda x: converted.append(x) or x)
+
+    stack = Stack([Linear(3, 2)])
+    frozen = anx.freeze(stack, anx.everything)
+    assert anx.unfreeze(frozen) == stack
+    assert len(converted) == 1
 
 
 def test_many_threads_make_one_variant():
@@ -677,6 +734,13 @@ def test_a_selection_that_matches_nothing():
           fix:      selection.paths(model) tells what a selection matches""")
     with pytest.raises(anx.SelectionError, match=r"^unfreeze\(Linear"):
         anx.unfreeze(Linear(3, 2), anx.by_path("wieght"))
+    with pytest.raises(anx.SelectionError, match=r"found:    no leaf\n"):
+        anx.freeze([eqx.nn.Identity(), jnp.ones(2)], anx.by_path("wieght"))
+
+
+def test_a_tree_without_leaves_has_nothing_to_freeze():
+    with pytest.raises(anx.SelectionError, match="the selection matches nothing"):
+        anx.freeze(eqx.nn.Identity(), anx.everything)
 
 
 def test_a_hyper_cannot_be_frozen():
@@ -699,6 +763,31 @@ def test_an_array_in_no_module_cannot_be_frozen():
           expected: arrays in fields of Equinox modules
           found:    w
           fix:      put it into a field, or keep it out of the selection""")
+
+
+def test_a_bare_array_cannot_be_frozen():
+    with pytest.raises(anx.SelectionError) as info:
+        anx.freeze(jnp.ones(2), anx.everything)
+    assert str(info.value) == textwrap.dedent("""\
+        freeze(ArrayImpl, everything): an array in no module cannot be frozen
+          expected: arrays in fields of Equinox modules
+          found:    the array itself
+          fix:      put it into a field, or keep it out of the selection""")
+
+
+def test_what_could_not_be_trained_is_named_with_what_it_is():
+    class Mixed(anx.Module):
+        count: anx.Param[Any]
+        name: Any
+
+    with pytest.raises(anx.SelectionError) as info:
+        anx.freeze([Mixed(jnp.arange(3), "x"), 0.5], anx.everything)
+    assert "found:    0.count (an array int32[3]), 0.name (a str), 1 (a float)" in str(
+        info.value
+    )
+    pool = eqx.tree_at(lambda pool: pool.init, eqx.nn.MaxPool1d(2), jnp.array(1))
+    with pytest.raises(anx.SelectionError, match=r"found:    init \(an array int32\[\]\)"):
+        anx.freeze(pool, anx.by_path("init"))
 
 
 def test_a_part_of_a_field_cannot_be_frozen_nor_thawed():
@@ -728,14 +817,26 @@ def test_a_class_that_forbids_subclasses():
     class Sealed(eqx.Module, metaclass=Final):
         weight: Any
 
-    with pytest.raises(anx.AnnotationError) as info:
-        anx.freeze(Sealed(jnp.ones(2)), anx.everything)
-    assert str(info.value) == textwrap.dedent("""\
-        Sealed: its class cannot be subclassed, so its instances cannot be frozen or adopted
-          expected: a class that allows subclasses
-          found:    TypeError: no subclasses
-          fix:      use a filter:
-                    eqx.partition(model, annotax.trainable_filter(model))""")
+    for _ in range(2):  # the second time, from memory
+        with pytest.raises(anx.AnnotationError) as info:
+            anx.freeze(Sealed(jnp.ones(2)), anx.everything)
+        assert str(info.value) == textwrap.dedent("""\
+            Sealed: its class cannot be subclassed, so its instances cannot be frozen or \
+adopted
+              expected: a class that allows subclasses
+              found:    TypeError: no subclasses
+              fix:      use a filter:
+                        eqx.partition(model, annotax.trainable_filter(model))""")
+
+
+def test_a_state_index_that_somebody_trains_cannot_be_frozen():
+    anx.register(eqx.nn.StateIndex, init=anx.Param)
+    try:
+        with pytest.raises(anx.AnnotationError) as info:
+            anx.freeze([eqx.nn.StateIndex(jnp.ones(2))], anx.everything)
+    finally:
+        anx.register(eqx.nn.StateIndex, init=anx.Buffer)
+    assert "found:    TypeError: Equinox takes no subclass of it" in str(info.value)
 
 
 def test_a_model_must_be_named_by_a_selection():

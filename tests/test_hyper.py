@@ -30,6 +30,10 @@ class Inner(eqx.Module):
     x: Any = 1
 
 
+class Unhashable:
+    __hash__ = None
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -67,17 +71,20 @@ def test_hashable_values_are_static(value):
     ("value", "words"),
     [
         (jnp.ones(2), "an array float32[2]"),
-        (np.ones((2, 3)), "an array of numpy float64[2, 3]"),
+        (np.ones((2, 3)), "an array of numpy float64[2,3]"),
         ((1, jnp.ones(2)), "inside a tuple"),
         ({"a": np.ones(1)}, "inside a dict"),
-        (Inner(jnp.ones(1)), "inside a Inner"),
+        (Inner(jnp.ones(1)), "inside an Inner"),
         (jax.random.key(0), "key<fry>[]"),
         ([1, 2], "a list"),
         ({"a": 1}, "a dict"),
         ({1}, "a set"),
         (bytearray(b"x"), "a bytearray"),
-        ((1, [2]), "a tuple that has no hash"),
-        (Inner([]), "no hash"),
+        ((1, (2, [3])), "a list inside a tuple\n  fix:      use a tuple"),
+        (({"a": 1},), "a dict inside a tuple\n  fix:      use a tuple of pairs"),
+        (Inner([]), "a list inside an Inner"),
+        (Unhashable(), "an Unhashable that has no hash"),
+        ((Unhashable(),), "an Unhashable inside a tuple\n"),
         (float("nan"), "a float that is or holds one unequal to itself"),
         ((1.0, float("nan")), "a tuple that is or holds"),
         (frozenset({float("nan")}), "a frozenset that is or holds"),

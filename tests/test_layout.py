@@ -1,5 +1,7 @@
 """The layout: one traversal, cached, the same as JAX's order, never stale."""
 
+import collections
+import dataclasses
 import gc
 import threading
 import weakref
@@ -92,6 +94,13 @@ def test_what_differs_in_more_than_hypers_does_not(traversals):
     inner = [{"x": [Part(jnp.ones(1), i), {key: 1.0}]} for i, key in enumerate("pqp")]
     assert [p[1] for p in paths(*inner)] == ["x.1.p", "x.1.q", "x.1.p"]
     assert len(traversals) == 4
+    # Nor do these: of their static data the hash knows nothing.
+    ordered = [collections.OrderedDict({key: 1.0}) for key in "ab"]
+    assert paths(*ordered) == [("a",), ("b",)]
+    flat = [anx.leaves({key: jnp.ones(1)}, anx.everything) for key in "ab"]
+    assert paths(*flat) == [("a",), ("b",)]
+    partial = [jax.tree_util.Partial(len, **{key: 1.0}) for key in "ab"]
+    assert paths(*partial) == [("1.a",), ("1.b",)]
 
 
 def test_the_cache_is_bounded(traversals):
@@ -164,8 +173,6 @@ def test_no_array_and_no_instance_is_kept():
 
 
 def test_subclasses_of_containers_and_none():
-    import collections
-
     Point = collections.namedtuple("Point", "x y")
     tree = [
         Point(1.0, None),
@@ -184,6 +191,71 @@ def test_subclasses_of_containers_and_none():
         "5[1]['x y']",
         "5[2]",
     ]
+
+
+def test_an_entry_knows_which_classes_spoke():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Box:
+        data: Any
+        rest: Any
+
+    anx.register(Box, data=anx.field(role=anx.Buffer, tags=["boxed"]))
+    box = Box(jnp.ones(1), [jnp.ones(2)])
+    entries = _view.view([box, whole(n=1)]).layout.entries
+    found = [(e.path, e.role, e.owner, e.tags, e.home, e.unit) for e in entries[:3]]
+    assert found == [
+        ("0.data", anx.Role.of(anx.Buffer), Box, {"boxed"}, None, None),
+        ("0.rest.0", None, Box, frozenset(), None, None),
+        ("1.parts.0.w", anx.Role.of(anx.Param), Part, frozenset(), (1, "w"), (1, "w")),
+    ]
+    held = _view.view(Part([box], 0.5)).layout.entries[0]
+    assert (held.path, held.owner, held.home, held.unit) == (
+        "w.0.data",
+        Box,
+        (0, "w"),
+        (0, "w"),
+    )
+
+
+def test_modules_and_static_fields_know_where_they_stand():
+    layout = _view.view([jnp.ones(1), whole(n=2)]).layout
+    assert [(m.path, m.cls, m.parent, m.start) for m in layout.modules] == [
+        ("1", Whole, None, 1),
+        ("1.parts.0", Part, (0, "parts"), 1),
+        ("1.parts.1", Part, (0, "parts"), 2),
+    ]
+    assert layout.modules[0].spans == {"parts": (1, 3), "rest": (3, 5)}
+    assert [m.spans for m in layout.modules[1:]] == [{"w": (1, 2)}, {"w": (2, 3)}]
+    assert [s.home for s in layout.statics] == [
+        (1, "rate"),
+        (1, "flag"),
+        (2, "rate"),
+        (2, "flag"),
+        (0, "name"),
+    ]
+
+
+def test_a_number_where_an_array_would_be_a_buffer():
+    class Learned(anx.Module):
+        part: anx.Param[Any]
+
+    class Kept(anx.Module):
+        part: anx.Buffer[Any]
+
+    number = eqx.nn.MaxPool1d(2)  # registered: `init` is a Buffer, or else static
+    array = eqx.tree_at(lambda pool: pool.init, number, jnp.zeros(()))
+
+    def said(model):
+        (record,) = (r for r in anx.records(model) if r.path.endswith("init"))
+        return record.role.name, record.origin, record.enforced
+
+    assert said(number) == ("hyper", "registered", False)
+    assert said(array) == ("buffer", "registered", False)
+    assert said(Learned(number)) == ("hyper", "registered", False)
+    assert said(Learned(array)) == ("buffer", "registered", False)
+    assert said(Kept(number)) == ("buffer", "registered", False)
+    assert said(Kept(array))[0] == "buffer"
 
 
 def test_an_unset_field_with_a_class_default_is_no_leaf():
@@ -205,10 +277,30 @@ def test_a_module_with_its_own_registration_is_refused():
 
     model = Odd([1.0])
     treedef = jax.tree.structure([1.0, 2.0])
-    with pytest.raises(
-        StructureError, match=r"Odd: the fields of its classes do not account"
-    ):
+    with pytest.raises(StructureError) as caught:
         _traverse.traverse(model, treedef)
+    assert str(caught.value) == (
+        "Odd: the fields of its classes do not account for its leaves\n"
+        "  expected: 2 leaves, as JAX counts them\n"
+        "  found:    1: x.0\n"
+        "  fix:      a module class registered as a PyTree in its own way is not supported"
+    )
+
+
+def test_of_somebody_elses_message_the_first_line_is_told():
+    @jax.tree_util.register_pytree_node_class
+    class Broken:
+        def tree_flatten(self):
+            raise ValueError("no more\nof many lines")
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            raise NotImplementedError
+
+    with pytest.raises(StructureError, match="JAX cannot take this apart") as caught:
+        anx.summary([Broken()])
+    assert "  found:    ValueError: no more" in str(caught.value).splitlines()
+    assert "of many lines" not in str(caught.value)
 
 
 def test_threads_get_the_same_answers():

@@ -100,6 +100,42 @@ def test_leaves_compare_hash_copy_and_pickle():
     assert params != dict(params)
 
 
+def said(tree):
+    return [(r.role, r.tags, r.axes, r.persistent, r.frozen) for r in anx.records(tree)]
+
+
+def test_leaves_say_of_themselves_what_their_fields_say():
+    class Layer(anx.Module):
+        weight: anx.Param[Any] = anx.field(tags=["t"], axes=("rows", "columns"))
+        cache: anx.Buffer[Any] = anx.field(persistent=False)
+
+    model = [Layer(jnp.ones((2, 3)), jnp.ones(2)), jnp.ones(2)]
+    leaves = anx.leaves(model, anx.everything)
+    assert said(leaves) == said(model)
+    assert said(leaves)[:2] == [
+        (anx.Param, {"t"}, ("rows", "columns"), True, False),
+        (anx.Buffer, frozenset(), None, False, False),
+    ]
+
+
+def test_what_is_around_leaves_adds_to_what_they_say():
+    class Teacher(anx.Module):
+        average: anx.Buffer[Any] = anx.field(tags=["outer"], axes=("x",), persistent=False)
+
+    class Student(anx.Module):
+        learned: anx.Param[Any]
+
+    params = anx.params(linear())
+    assert said(Teacher(params)) == [
+        (anx.Buffer, {"outer"}, ("o", "i"), False, False),
+        (anx.Buffer, {"outer", "no_decay"}, ("o",), False, False),
+    ]
+    # A Param around a Buffer does not make it one.
+    model = Student(anx.leaves(net(), anx.by_path("mean")))
+    assert said(model) == [(anx.Buffer, frozenset(), ("i",), True, False)]
+    assert anx.records(model)[0].origin == "declared"
+
+
 def test_changing_a_hyper_leaves_the_structure_alone():
     def structure(model):
         return jax.tree.structure(optax.adam(1e-3).init(anx.params(model)))
@@ -292,8 +328,12 @@ def test_argnums_are_positions_each_meant_once():
     for argnums in ((0, 0), (1, -1)):
         with pytest.raises(anx.SelectionError, match="one argument is meant twice"):
             anx.grad(both, argnums=argnums)(net(), net())
-    with pytest.raises(anx.SelectionError, match="this is no position"):
-        anx.grad(both, argnums="0")
+    for argnums, found in (("01", "a str"), ((0, "a"), "a str"), (0.5, "a float")):
+        with pytest.raises(anx.SelectionError, match="this is no position") as caught:
+            anx.grad(both, argnums=argnums)
+        assert f"found:    {found}\n  fix:      argnums=0" in str(caught.value)
+    with pytest.raises(anx.SelectionError, match=r"^grad\(argnums='01'\)"):
+        anx.grad(both, argnums="01")
     with pytest.raises(anx.SelectionError, match="0 positional arguments, and a, b by"):
         anx.grad(both)(a=net(), b=net())
 

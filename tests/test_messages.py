@@ -114,13 +114,27 @@ def test_a_role_around_an_abstract_field():
 )
 def test_a_role_on_what_is_no_field(name, annotation):
     found = message(anx.AnnotationError, lambda: make(annotation))
+    written = annotation if isinstance(annotation, str) else f"{name}[Param[Array]]"
+    assert f"found:    {written!r}\n" in found
     assert f"Model.x: a role and {name} contradict each other as written" in found
     assert f"a {name} is no field: drop the role" in found
 
 
 def test_an_annotation_that_is_no_python():
     found = message(anx.AnnotationError, lambda: make("anx.Param[Array"))
-    assert found == "Model.x: the annotation 'anx.Param[Array' is not Python"
+    assert found == text(
+        """
+        Model.x: the annotation 'anx.Param[Array' is not Python
+          fix:      close every bracket and quote
+        """
+    )
+    found = message(anx.AnnotationError, lambda: make(list["anx.Param[Array"]))
+    assert found == text(
+        """
+        Model.x: 'anx.Param[Array' in the annotation is not Python
+          fix:      close every bracket and quote
+        """
+    )
 
 
 def test_an_alias_that_proves_to_be_a_role_too_late():
@@ -210,7 +224,17 @@ def test_a_name_that_annotax_does_not_have():
 
 def test_a_role_as_default():
     found = message(anx.AnnotationError, lambda: make(Array, anx.Buffer))
-    assert found.startswith("Model.x: a role is no value")
+    assert found == text(
+        """
+        Model.x: a role is no value
+          expected: the role in the annotation
+          found:    x: Array = Buffer
+          fix:      x: Buffer[Array], or x: ... = annotax.field(role=Buffer)
+        """
+    )
+    found = message(anx.AnnotationError, lambda: make("list[Array]", LoRA[Array]))
+    assert "found:    x: list[Array] = lora[Array]\n" in found
+    assert "fix:      x: lora[list[Array]], or" in found
 
 
 def test_a_registered_class_whose_roles_cannot_be_read():
@@ -246,10 +270,23 @@ def test_registration():
     assert "there is: weight" in message(
         anx.FieldError, lambda: anx.register(Foreign, q=anx.Param)
     )
+
+    class Static(eqx.Module):
+        size: int = eqx.field(static=True)
+
+    found = message(anx.AnnotationError, lambda: anx.register(Static, size=anx.Buffer))
+    assert found.endswith(
+        "  fix:      size=annotax.Hyper, or derive a class that annotates it anew"
+    )
     found = message(anx.AnnotationError, lambda: anx.register(Foreign, weight=int))
     assert "role: this is not a role" in found
-    assert "no fields to register" in message(
-        anx.AnnotationError, lambda: anx.register(int)
+    assert message(anx.AnnotationError, lambda: anx.register(int)) == text(
+        """
+        register: this class has no fields to register
+          expected: an equinox.Module or another dataclass
+          found:    the class int
+          fix:      give the role to the field that holds it
+        """
     )
 
     class Ours(anx.Module):
@@ -270,9 +307,32 @@ def test_roles():
           fix:      Role('lora', parent=Param)
         """
     )
-    assert "a role needs a name" in message(anx.AnnotationError, lambda: anx.Role(""))
+    for name, words in (("", "an empty string"), (None, "a NoneType"), (3, "an int")):
+        found = message(anx.AnnotationError, lambda name=name: anx.Role(name))
+        assert found.startswith("Role: a role needs a name\n")
+        assert f"found:    {words}\n" in found
     assert "this is not a role" in message(
         anx.AnnotationError, lambda: anx.Role("x", parent=int)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("lora", "'lora'"),
+        (int, "the class int"),
+        (list[anx.Param[Array]], "list[...]"),
+        (jnp.ones(2), "an array float32[2]"),
+    ],
+)
+def test_what_is_no_role(value, found):
+    assert message(anx.AnnotationError, lambda: anx.by_role(value)) == text(
+        f"""
+        role: this is not a role
+          expected: Param, Buffer, Hyper, a Role, or an alias Annotated[T, Role(...)]
+          found:    {found}
+          fix:      annotax.Param, or Role('lora', parent=annotax.Param)
+        """
     )
 
 
@@ -307,7 +367,7 @@ def test_hyper_messages():
         """
         Net.rate: an array cannot be a Hyper
           expected: a hashable Python value, part of the tree structure
-          found:    an array float32[2, 3]
+          found:    an array float32[2,3]
           fix:      did you mean Buffer (an array that no gradient reaches) or Param? For a
                     number, pass float(...) or int(...) of it
         """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
 import annotax as anx
-from annotax._path import compile_pattern, join, matches, segments
+from annotax._path import begins, compile_pattern, join, matches, moved, segments
 from strategies import ODD_KEYS, Model, fits, joined, models
 
 # --- from a leaf to its path and back ------------------------------------------------
@@ -186,6 +186,7 @@ def test_keys_with_the_same_text_give_different_paths(text: str) -> None:
         ("a['\\\\'].b", ("a", "['\\\\']", "b")),
         ('a["it\'s"].b', ("a", '["it\'s"]', "b")),
         ("a[(1, ['x'])].b", ("a", "[(1, ['x'])]", "b")),
+        ("a[<Key.X: 1>].b", ("a", "[<Key.X: 1>]", "b")),
         ("a.*.**", ("a", "*", "**")),
     ],
 )
@@ -296,6 +297,36 @@ def test_unusual_patterns_are_not(pattern: str) -> None:
     assert repr(anx.by_path(pattern)) == f"by_path({pattern!r})"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "place", "path", "there"),
+    [
+        ("a", "b", "a", "b"),
+        ("a", "b", "a.w", "b.w"),
+        ("a.b", "c", "a.b.w", "c.w"),
+        ("a", "b.c", "a[0].w", "b.c[0].w"),
+        ("layers.*", "blocks.*", "layers.3.w", "blocks.3.w"),
+        ("*.*", "x.*_*_end", "a.b.w", "x.a_b_end.w"),
+        ("enc*r", "dec*r", "encoder.w", "decoder.w"),
+        ("a.**", "b.**", "a.x['y.z'].w", "b.x['y.z'].w"),
+        ("a.**.end", "**.b.end", "a.x.y.end.w", "x.y.b.end.w"),
+        ("a.**.end", "b.**", "a.end.w", "b.w"),
+    ],
+)
+def test_first_steps_move_to_another_place(
+    pattern: str, place: str, path: str, there: str
+) -> None:
+    compiled = compile_pattern(pattern)
+    assert begins(compiled, path)
+    assert moved(compiled, place, path) == there
+
+
+def test_only_what_begins_so_can_move() -> None:
+    compiled = compile_pattern("a.*")
+    assert [p for p in ("a", "b.a.w", "ab.w") if begins(compiled, p)] == []
+    with pytest.raises(ValueError, match=r"^b\.a\.w$"):
+        moved(compiled, "c.*", "b.a.w")
+
+
 def test_a_pattern_that_matches_nothing_selects_nothing() -> None:
     assert anx.by_path("no.such.**").count({"a": jnp.ones(2)}) == 0
     with pytest.raises(anx.SelectionError, match=r"no\.such"):
@@ -325,3 +356,17 @@ def test_keys_whose_repr_raises_are_told_by_their_class():
     tree = Odd((1.0, 2.0))
     assert anx.everything.paths(tree) == ("[<Key>]", "[<Key>#2]")
     assert anx.explain(tree, "[<Key>#2]").what == "a float 2.0"
+
+
+def test_an_attribute_and_a_key_of_one_node_may_have_the_same_name():
+    class Both:
+        def __init__(self, children: tuple[Any, ...]) -> None:
+            self.children = children
+
+    keys = (GetAttrKey("a"), DictKey("a"))
+    jax.tree_util.register_pytree_with_keys(
+        Both,
+        lambda both: (tuple(zip(keys, both.children, strict=True)), None),
+        lambda _, children: Both(tuple(children)),
+    )
+    assert anx.everything.paths(Both((1.0, [2.0]))) == ("a", "a#2.0")

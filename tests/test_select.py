@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from typing import Annotated, Any, TypeVar
 
 import equinox as eqx
@@ -138,7 +139,8 @@ def test_at_takes_nodes_leaves_and_containers():
         (lambda m: m.name, "found:    a str"),
         (lambda m: jnp.ones(2), "found:    an array float32[2]"),
         (lambda m: m.encodr, "has no attribute 'encodr'"),
-        (lambda m: m.steps + 1, "the function failed on it"),
+        (lambda m: m.steps + m.steps, "the function failed on it: unsupported operand"),
+        (lambda m: m.steps.shape, "'Leaf' object has no attribute 'shape'"),
     ],
 )
 def test_at_refuses_what_is_not_in_the_model(where, words):
@@ -198,7 +200,8 @@ def test_expect():
     assert str(caught.value) == (
         "by_tag('small'): matched another number of leaves\n"
         "  expected: 3\n"
-        "  found:    2: adapter.weight, adapter.bias"
+        "  found:    2: adapter.weight, adapter.bias\n"
+        "  fix:      annotax.records(model) tells what there is to match"
     )
 
 
@@ -239,7 +242,8 @@ def test_and_or_not_are_refused():
         ),
         (lambda: anx.trainable_filter & anx.trainable_filter(net()), "found:    a Net"),
         (lambda: anx.leaves(net(), anx.params(net())), "found:    a Leaves"),
-        (lambda: anx.leaves(net(), LoRA), "annotax.by_role(annotax.Param)"),
+        (lambda: anx.leaves(net(), LoRA), "annotax.by_role(lora)"),
+        (lambda: anx.leaves(net(), anx.Param), "found:    the role Param\n"),
         (lambda: anx.leaves(net(), "head.**"), "annotax.by_path('head.**')"),
         (lambda: anx.leaves(net(), lambda m: m.adapter), "annotax.at(...)"),
         (lambda: anx.by_tag(["a", "b"]), "by_tag('a') | by_tag('b')"),
@@ -345,6 +349,7 @@ def test_records_of_things_that_are_no_models():
         0,
         False,
     )
+    assert (record.origin, record.frozen, record.enforced) == ("undeclared", False, False)
     assert [
         r.role.name for r in anx.records((np.ones(1), np.float32(1), np.arange(2)))
     ] == [
@@ -410,3 +415,150 @@ def test_foreign_pytrees():
         "u.1.0",
     ]
     assert anx.records(Unkeyed()) == ()
+
+
+# --- messages ------------------------------------------------------------------------
+
+NO_SELECTION = """\
+selection: this is no selection
+  expected: a selection such as trainable_filter, or a function from a model to a tree
+            of booleans
+  found:    {}
+  fix:      {}"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda: anx.leaves(net(), LoRA),
+            NO_SELECTION.format("the role lora", "annotax.by_role(lora)"),
+        ),
+        (
+            lambda: anx.leaves(net(), "head.**"),
+            NO_SELECTION.format("a str", "annotax.by_path('head.**')"),
+        ),
+        (
+            lambda: anx.leaves(net(), anx.params(net())),
+            NO_SELECTION.format(
+                "a Leaves", "give the selection itself, not the tree that it makes"
+            ),
+        ),
+        (
+            lambda: anx.trainable_filter(jnp.ones(2)),
+            """\
+trainable_filter: asked about a leaf on its own, which has no path and no role
+  expected: a model, Leaves, or another tree
+  found:    an array float32[2]
+  fix:      call the selection on the model: eqx.partition(model,
+            trainable_filter(model));
+            for optax.inject_hyperparams name it: static_args=('mask',)""",
+        ),
+        (
+            lambda: bool(anx.by_tag("small")),
+            """\
+by_tag('small'): a selection is neither true nor false
+  expected: & for and, | for or, ~ for not
+  found:    `and`, `or`, `not` or `if`""",
+        ),
+        (
+            lambda: anx.leaves(net(), lambda m: m.adapter),
+            """\
+<lambda>: the function is no selection
+  expected: a tree of the model's own shape with a bool at every leaf
+  found:    a Linear
+  fix:      annotax.at(...) selects by nodes, annotax.by(...) by leaves""",
+        ),
+        (
+            lambda: anx.by_tag(["a", "b"]),
+            """\
+by_tag(...): this cannot select
+  expected: a tag
+  found:    a list
+  fix:      by_tag('a') | by_tag('b')""",
+        ),
+        (
+            lambda: anx.by_path(3),
+            """\
+by_path(...): this cannot select
+  expected: a pattern
+  found:    an int
+  fix:      by_path('**.bias')""",
+        ),
+        (
+            lambda: anx.by(3),
+            """\
+by(...): this cannot select
+  expected: a function of a record
+  found:    an int
+  fix:      by(lambda record: record.ndim >= 2)""",
+        ),
+        (
+            lambda: anx.by_path("a..b"),
+            """\
+by_path('a..b'): the pattern is malformed
+  expected: steps joined by dots; '*' within a step, '**' for any number of steps,
+            ['...'] for dictionary keys that are no identifiers
+  fix:      for instance 'encoder.**.weight', 'layers.*.bias', "table['a.b']\"""",
+        ),
+        (
+            lambda: anx.at(lambda m: (m.name, m.steps, 3))(net()),
+            """\
+at: the function returns something that is no leaf of the model
+  expected: leaves or nodes of the Net
+  found:    a str, an int
+  fix:      static fields (Hypers) and computed values cannot be selected""",
+        ),
+        (
+            lambda: anx.at(lambda m: m.encodr)(net()),
+            """\
+at: the function failed on it: 'Net' object has no attribute 'encodr'
+  found:    a Net
+  fix:      return nodes of the model; arrays cannot be computed with here""",
+        ),
+        (
+            lambda: anx.at(lambda m: m.encoder)(anx.params(net())),
+            """\
+at: needs a model
+  found:    a Leaves
+  fix:      use by_path(...) on Leaves""",
+        ),
+        (
+            lambda: anx.labels([1]),
+            """\
+labels: these are no labels
+  expected: a mapping from labels to selections
+  found:    a list
+  fix:      labels({"head": by_path("head.**")}, default="body")""",
+        ),
+        (
+            lambda: anx.labels({"a": anx.by_role(LoRA), "b": anx.by_tag("no_decay")})(
+                anx.params(net())
+            ),
+            """\
+labels({'a': by_role(lora), 'b': by_tag('no_decay')}, default=None): every leaf needs one \
+label
+  expected: selections that do not overlap, and a default for the rest
+  found:    two labels for adapter.bias (a, b)
+            none for encoder.0.weight, encoder.1.weight, foreign.array
+  fix:      subtract one from the other (a & ~b), and give default="...\"""",
+        ),
+    ],
+)
+def test_the_texts_of_messages(wrong, message):
+    with pytest.raises(anx.SelectionError) as caught:
+        wrong()
+    assert str(caught.value) == message
+
+
+def test_what_a_selection_is_called():
+    assert repr(anx.by(lambda record: True)) == "by(<lambda>)"
+    assert repr(anx.by(type("Odd", (), {"__call__": lambda self, r: True})())) == "by(...)"
+    assert repr(anx.at(lambda model: model)) == "at(...)"
+    assert repr(anx.by_tag("a").expect(2)) == "by_tag('a').expect(2)"
+    assert repr(anx.trainable_filter) == "trainable_filter"
+    assert repr(anx.everything & (lambda model: model)) == "(everything & <lambda>)"
+    assert repr(anx.everything & functools.partial(max, 1)) == "(everything & partial)"
+    assert repr(anx.labels({"a": anx.everything}, default="b")) == (
+        "labels({'a': everything}, default='b')"
+    )

@@ -16,12 +16,13 @@ from ._errors import (
     did_you_mean,
     explain_error,
     listing,
+    rows,
     unknown_fields,
 )
 from ._layout import is_array
 from ._leaves import Leaves
 from ._node import every_path, is_module
-from ._path import compile_pattern, join_all, matches, segments
+from ._path import compile_pattern, join, join_all, matches, segments
 from ._registry import registry
 from ._specs import field_specs
 from ._view import view
@@ -172,12 +173,15 @@ def _paths(model: Any, key: Any) -> list[str]:
     known = tuple(every_path(model))
     found = [path for path in known if matches(pattern, path)]
     if not found:
+        steps = list(dict.fromkeys(step for path in known for step in segments(path)))
+        strange = [s for s in segments(key) if "*" not in s and s not in steps]
         raise FieldError(
             explain_error(
                 f"replace({type(model).__name__}, {{{key!r}: ...}})",
                 "the pattern fits nothing",
                 expected="the path of at least one field or leaf",
                 found=listing(known),
+                fix=rows([f"{s}: {did_you_mean(s, steps)}" for s in strange]) or None,
             )
         )
     return found
@@ -204,7 +208,7 @@ def _overlap_message(model: Any, outer: str, inner: str) -> str:
 
 def _unknown_message(model: Any, unknown: list[Missing]) -> str:
     hints = [
-        f"{m.path}: {did_you_mean(m.step, m.steps)}"
+        f"{m.path}: {did_you_mean(m.step, m.steps, functools.partial(join, m.above))}"
         if m.steps
         else f"{m.path}: what stands there is replaced as a whole"
         for m in unknown

@@ -101,11 +101,15 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
 
 
 class Missing(NamedTuple):
-    """A step of an edit that the tree does not have, and those it has there."""
+    """A step of an edit that the tree does not have below a path, and those it has."""
 
-    path: str
+    above: str
     step: str
     steps: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return join(self.above, self.step)
 
 
 def missing(edit: Edit, node: Any, path: str = "") -> list[Missing]:
@@ -114,7 +118,7 @@ def missing(edit: Edit, node: Any, path: str = "") -> list[Missing]:
     found: list[Missing] = []
     for step in (*edit.inner, *edit.values):
         if step not in steps:
-            found.append(Missing(join(path, step), step, tuple(steps)))
+            found.append(Missing(path, step, tuple(steps)))
         elif step in edit.inner:
             found += missing(edit.inner[step], steps[step], join(path, step))
     return found

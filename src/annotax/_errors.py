@@ -5,7 +5,7 @@ place (`Class.field` or a path), what was expected, what was found and how to me
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 
@@ -14,12 +14,19 @@ class AnnotaxError(Exception):
 
 
 class AnnotationError(AnnotaxError, TypeError):
-    """An annotation or a registration says something that cannot be meant."""
+    """An annotation or a registration says something that cannot be meant.
+
+    It comes when a class is made, or at its first instance.
+    """
 
     field: str = ""
     problem: str = ""
-    fix: str = ""
+    fix: str
     """What `audit` tells of it, where a field of a finished class is meant."""
+
+    def __init__(self, text: str, *, fix: str = "") -> None:
+        super().__init__(text)
+        self.fix = fix
 
     @classmethod
     def of_field(
@@ -27,8 +34,9 @@ class AnnotationError(AnnotaxError, TypeError):
     ) -> "AnnotationError":
         """The error about a field, its facts kept beside its text."""
         where = f"{owner.__name__}.{field}"
-        error = cls(explain_error(where, problem, expected=expected, found=found, fix=fix))
-        error.field, error.problem, error.fix = field, problem, fix
+        text = explain_error(where, problem, expected=expected, found=found, fix=fix)
+        error = cls(text, fix=fix)
+        error.field, error.problem = field, problem
         return error
 
 
@@ -49,11 +57,11 @@ class SelectionError(AnnotaxError, ValueError):
 
 
 class StructureError(AnnotaxError, ValueError):
-    """Leaves do not fit the model they are put into."""
+    """Leaves do not fit the model they are put into, or a tree cannot be followed."""
 
 
 class FieldError(AnnotaxError, TypeError):
-    """A class has no field of that name."""
+    """A name or a path leads to no field, or two lead to the same."""
 
 
 class TargetError(AnnotaxError, TypeError, ValueError):
@@ -61,7 +69,10 @@ class TargetError(AnnotaxError, TypeError, ValueError):
 
 
 class GradientError(AnnotaxError, ValueError):
-    """Gradients flow where they must not, or do not flow where they must."""
+    """Gradients flow where they must not, or do not flow where they must.
+
+    Also raised where `gradient_report` cannot be asked.
+    """
 
 
 class FindingError(AnnotaxError, ValueError):
@@ -142,12 +153,12 @@ def unknown_fields(owner: str, unknown: Sequence[str], known: Sequence[str]) -> 
     )
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str], shown: Callable[[str], str] = str) -> str:
     """A hint that names what comes nearest to `name`, or lists what there is."""
     near = nearest(name, known)
     if near:
-        return f"did you mean {' or '.join(repr(text) for text in near)}?"
-    return f"there is: {listing(known)}"
+        return f"did you mean {' or '.join(repr(shown(text)) for text in near)}?"
+    return f"there is: {listing(map(shown, known))}"
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:

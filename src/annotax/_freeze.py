@@ -193,7 +193,7 @@ def _refuse_unfreezable(chosen: Selection, seen: View, mask: Mask) -> None:
                 where,
                 "an array in no module cannot be frozen",
                 expected="arrays in fields of Equinox modules",
-                found=listing(path or "a bare array" for path in outside),
+                found=listing(outside),
                 fix="put it into a field, or keep it out of the selection",
             )
         )

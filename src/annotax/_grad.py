@@ -64,8 +64,9 @@ def value_and_grad(
         return [flag and is_inexact_array(leaf) for flag, leaf in chosen]
 
     differentiated = Selection(repr(selection), inexact)
-    several = isinstance(argnums, Sequence)
-    numbers = tuple(map(_number, argnums if isinstance(argnums, Sequence) else (argnums,)))
+    given: Any = argnums
+    several = isinstance(argnums, Sequence) and not isinstance(given, str)
+    numbers = tuple(map(_number, given if several else (given,)))
 
     @functools.wraps(fun)
     def with_grad(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -126,6 +127,7 @@ def _number(argnum: Any) -> int:
                 "this is no position",
                 expected="an integer, or a sequence of integers",
                 found=describe(argnum),
+                fix="argnums=0, if the model is the first argument",
             )
         ) from error
 

@@ -8,12 +8,10 @@ resolved is listed, and it is for the caller to try again or to refuse.
 """
 
 import ast
-import dataclasses
 from collections.abc import Iterator
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     ForwardRef,
     Literal,
     NamedTuple,
@@ -22,7 +20,6 @@ from typing import (
     get_origin,
 )
 
-import equinox as eqx
 import typing_extensions
 
 from ._axes import Axes, common_axes
@@ -35,21 +32,23 @@ from ._compat import (
     pytree_leaf_hint,
 )
 from ._errors import AnnotationError
+from ._form import FORMS, Kind, is_form, is_init_var, peel
 from ._hint_text import hint_text
 from ._role import Role
 from ._scope import Scope
-from ._source import MISSING, UnresolvedError, evaluate, lookup, parse, refuse_typo
+from ._source import (
+    MISSING,
+    ROLE_NAMES,
+    UnresolvedError,
+    evaluate,
+    lookup,
+    mentions_role,
+    parse,
+    refuse_typo,
+)
 
-Kind = Literal["field", "abstract", "abstract class", "class", "init"]
-
-_FORMS: dict[Any, Kind] = {
-    eqx.AbstractVar: "abstract",
-    eqx.AbstractClassVar: "abstract class",
-    ClassVar: "class",
-    dataclasses.InitVar: "init",
-}
-_ROLE_NAMES = ("Param", "Buffer", "Hyper")
 _LITERALS = {Literal, typing_extensions.Literal}
+_CLOSE = "close every bracket and quote"
 
 
 class Hint(NamedTuple):
@@ -77,21 +76,23 @@ class Hint(NamedTuple):
     @property
     def lost_roles(self) -> tuple[str, ...]:
         """The missing names that can only be roles: `Buffer[...]` under TYPE_CHECKING."""
-        lost = (name for name in self.missing if name.rpartition(".")[2] in _ROLE_NAMES)
+        lost = (name for name in self.missing if name.rpartition(".")[2] in ROLE_NAMES)
         return tuple(name for name in lost if f"{name}[" in self.text)
 
 
 class _Found:
     """What a walk through an annotation comes across."""
 
-    __slots__ = ("aliases", "dims", "forms", "missing", "roles")
+    __slots__ = ("aliases", "dims", "forms", "missing", "roles", "strings")
 
     def __init__(self) -> None:
         self.roles: list[Role] = []
         self.missing: list[str] = []
         self.dims: list[str] = []
         self.forms: list[str] = []
-        self.aliases: list[Any] = []  # entered: one may be recursive
+        # Entered: one may be recursive, as in `Json = dict[str, "Json"]`.
+        self.aliases: list[Any] = []
+        self.strings: set[str] = set()
 
     def hint(self, written: str | None, type_: Any, kind: Kind) -> Hint:
         """What was found, as the answer."""
@@ -109,54 +110,43 @@ class _Found:
 def read_hint(annotation: Any, scope: Scope) -> Hint:
     """Read an annotation as far as `scope` allows.
 
-    **Raises:** `AnnotationError` if a string that mentions a role is not Python.
+    **Raises:** `AnnotationError` if a string that mentions a role is not Python, or if
+    types are nested beyond reading.
     """
+    try:
+        return _read(annotation, scope)
+    except RecursionError as error:
+        if isinstance(annotation, str) and not mentions_role(annotation, scope):
+            return Hint(annotation, annotation)
+        problem = "its annotation is nested too deeply to be read"
+        fix = "name the outer type only: Param[list]"
+        raise AnnotationError(problem, fix=fix) from error
+
+
+def _read(annotation: Any, scope: Scope) -> Hint:
     written, value = None, annotation
     if isinstance(annotation, str):
         written, tree = annotation, parse(annotation)
         if tree is None:
-            return _read_remark(annotation)
+            return _read_remark(annotation, scope)
         try:
             value = evaluate(tree, scope)
         except UnresolvedError:
             return _read_partly(annotation, tree, scope)
-    kind, inner = _peel(value)
+    kind, inner = peel(value)
     found = _Found()
     _walk(inner, scope, found)
     return found.hint(written, value, kind)
 
 
-def _read_remark(text: str) -> Hint:
+def _read_remark(text: str, scope: Scope) -> Hint:
     """A string that is no Python: dataclasses allow it, and so do we without a role."""
-    if any(name in text for name in _ROLE_NAMES):
-        raise AnnotationError(f"the annotation {text!r} is not Python")
+    if mentions_role(text, scope):
+        raise AnnotationError(f"the annotation {text!r:.200} is not Python", fix=_CLOSE)
     return Hint(text, text)
 
 
 # --- objects -------------------------------------------------------------------------
-
-
-def _peel(value: Any) -> tuple[Kind, Any]:
-    """The special form around a whole annotation, and what is inside it."""
-    if _is_init_var(value):
-        return "init", value.type
-    origin = get_origin(value)
-    if origin in _FORMS:
-        return _FORMS[origin], get_args(value)[0]
-    return _FORMS.get(value, "field") if _is_form(value) else "field", value
-
-
-def _is_init_var(value: object) -> bool:
-    return isinstance(value, dataclasses.InitVar)
-
-
-def _is_form(value: object) -> bool:
-    return (
-        value is eqx.AbstractVar
-        or value is eqx.AbstractClassVar
-        or value is ClassVar
-        or value is dataclasses.InitVar
-    )
 
 
 def _walk(hint: Any, scope: Scope, found: _Found) -> None:
@@ -176,7 +166,7 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
         _walk_alias(hint, scope, found)
     elif is_array_hint(hint):
         found.dims.append(dim_text(hint))
-    elif _is_form(origin) or _is_init_var(hint):
+    elif is_form(origin) or is_init_var(hint):
         form = cast(Any, origin or type(hint))
         found.forms.append(getattr(form, "__name__", str(origin)))
     elif origin is Annotated:
@@ -191,12 +181,19 @@ def _walk(hint: Any, scope: Scope, found: _Found) -> None:
 
 def _walk_string(text: str, scope: Scope, found: _Found) -> None:
     """Walk a string inside an annotation; one that is no Python is no annotation."""
+    if text in found.strings:
+        return
+    found.strings.add(text)
     tree = parse(text)
-    if tree is not None:
-        try:
-            _walk(evaluate(tree, scope), scope, found)
-        except UnresolvedError:
-            _walk_tree(tree, scope, found)
+    if tree is None:
+        if mentions_role(text, scope, bare=False):
+            problem = f"{text!r:.200} in the annotation is not Python"
+            raise AnnotationError(problem, fix=_CLOSE)
+        return
+    try:
+        _walk(evaluate(tree, scope), scope, found)
+    except UnresolvedError:
+        _walk_tree(tree, scope, found)
 
 
 def _parts(hint: Any) -> Iterator[Any]:
@@ -229,8 +226,8 @@ def _read_partly(text: str, tree: ast.expr, scope: Scope) -> Hint:
     inner = tree
     if isinstance(tree, ast.Subscript):
         head = lookup(tree.value, scope)
-        if _is_form(head):
-            kind, inner = _FORMS[head], tree.slice
+        if is_form(head):
+            kind, inner = FORMS[head], tree.slice
     found = _Found()
     _walk_tree(inner, scope, found)
     return found.hint(text, text, kind)
@@ -264,6 +261,7 @@ def _walk_unknown(arguments: ast.expr, scope: Scope, found: _Found) -> None:
     for part in arguments.elts if isinstance(arguments, ast.Tuple) else [arguments]:
         if isinstance(part, ast.Constant):
             inside = _Found()
+            inside.strings = found.strings.copy()
             _walk_tree(part, scope, inside)
             found.roles += inside.roles
         else:
@@ -275,7 +273,11 @@ def _walk_array(arguments: ast.expr, scope: Scope, found: _Found) -> None:
     if not isinstance(arguments, ast.Tuple):
         return _walk_tree(arguments, scope, found)
     array, *dims = arguments.elts
-    found.dims += [d.value for d in dims if isinstance(d, ast.Constant)]  # pyright: ignore[reportAttributeAccessIssue] -- jaxtyping takes a string there
+    found.dims += [
+        part.value
+        for part in dims
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
     return _walk_tree(array, scope, found)
 
 
@@ -298,7 +300,7 @@ def _walk_name(tree: ast.Name | ast.Attribute, scope: Scope, found: _Found) -> N
         found.missing.append(ast.unparse(tree))
     elif isinstance(value, Role):
         found.roles.append(value)
-    elif _is_form(value):
+    elif is_form(value):
         found.forms.append(ast.unparse(tree).rpartition(".")[2])
     elif not isinstance(value, str):  # a string constant that happens to have that name
         _walk(value, scope, found)

@@ -26,13 +26,13 @@ import numpy as np
 from jax.core import Tracer
 
 from ._compat import ALIAS_TYPES, alias_value
-from ._errors import HyperError, explain_error
+from ._errors import HyperError, describe, explain_error
 
 
 class HyperConverter:
     """Runs a field's own converter, then refuses what cannot be static."""
 
-    __slots__ = ("__signature__", "_containers", "_converter", "hint", "where")
+    __slots__ = ("__signature__", "_containers", "_converter", "_late", "hint", "where")
 
     def __init__(
         self,
@@ -42,18 +42,27 @@ class HyperConverter:
         converter: Callable[[Any], Any] | None,
         *,
         containers: bool = False,
+        late: Callable[[], Any] | None = None,
     ) -> None:
-        """`containers`: lists and dictionaries are let in; a slot makes them hashable."""
+        """`containers`: lists and dictionaries are let in; a slot makes them hashable.
+
+        `late` gives the hint at the first call, if a name in it is missing until then.
+        """
         self.where = where
         self.hint = hint
         self._converter = converter
         self._containers = containers
+        self._late = late
         # Equinox writes the annotation of a converter's argument into `__init__`.
         self.__signature__ = _signature(annotation, converter)
 
     def __call__(self, value: Any) -> Any:
         if self._converter is not None:
             value = self._converter(value)
+        late = self._late
+        if late is not None:  # in this order: another thread may be at the same place
+            self.hint = late()
+            self._late = None
         value = as_number(value, self.hint)
         items = jax.tree_util.tree_leaves(value) if self._containers else [value]
         for item in items:
@@ -212,12 +221,13 @@ def _equals_itself(value: Any) -> bool:
 def _array_message(where: str, value: object, array: Any) -> str:
     kind = "a traced array" if isinstance(array, Tracer) else "an array"
     source = "" if isinstance(array, jax.Array) else " of numpy"
-    inside = "" if value is array else f" inside a {type(value).__name__}"
+    shape = ",".join(map(str, array.shape))
+    inside = "" if value is array else f" inside {describe(value)}"
     return explain_error(
         where,
         f"{kind} cannot be a Hyper",
         expected="a hashable Python value, part of the tree structure",
-        found=f"{kind}{source} {array.dtype}{list(array.shape)}{inside}",
+        found=f"{kind}{source} {array.dtype}[{shape}]{inside}",
         fix="did you mean Buffer (an array that no gradient reaches) or Param? "
         "For a number, pass float(...) or int(...) of it",
     )
@@ -231,14 +241,30 @@ _HASHABLE_TWINS: dict[type[Any], str] = {
 }
 
 
+def _is_mutable(value: object) -> bool:
+    return isinstance(value, tuple(_HASHABLE_TWINS))
+
+
+def _has_no_hash(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return True
+    return False
+
+
 def _hash_message(where: str, value: Any) -> str:
-    mutable = [kind for kind in _HASHABLE_TWINS if isinstance(value, kind)]
-    inside = "" if mutable else " that has no hash, or holds something that has none"
+    leaves = jax.tree_util.tree_leaves(value, is_leaf=_is_mutable)
+    culprit = next(filter(_has_no_hash, leaves), value)
+    mutable = [kind for kind in _HASHABLE_TWINS if isinstance(culprit, kind)]
+    more = "" if mutable else " that has no hash, or holds something that has none"
+    if culprit is not value:
+        more = f" inside {describe(value)}"
     return explain_error(
         where,
         "a mutable or unhashable value cannot be a Hyper",
         expected="a hashable value: JAX keeps it in the tree structure",
-        found=f"a {type(value).__name__}{inside}",
+        found=f"{describe(culprit)}{more}",
         fix=_HASHABLE_TWINS[mutable[0]]
         if mutable
         else "use a tuple, or a frozen dataclass",

@@ -142,8 +142,8 @@ def _bodies(file: str) -> dict[str, list[_Body]]:
         return known[1]
     bodies: dict[str, list[_Body]] = {}
     _collect(ast.parse("".join(lines)), "", bodies)
-    while len(_parsed) >= _LIMIT:
-        _parsed.pop(next(iter(_parsed)), None)
+    for oldest in list(_parsed)[: 1 - _LIMIT]:
+        _parsed.pop(oldest, None)
     _parsed[file] = (lines, bodies)
     return bodies
 

@@ -84,8 +84,8 @@ def _misfit(
     size = " × ".join(map(str, rule.sizes))
     total = f"{size} = {rule.total}" if len(rule.sizes) > 1 else size
     return (
-        f"dimension {at} ({names[at]}) has size {shape[at]}, and "
-        f"{_on(rule.mesh_axes)} of size {total} cannot divide it"
+        f"dimension {at} ({names[at]}): size {shape[at]}, not divisible by {total} "
+        f"({_on(rule.mesh_axes)})"
     )
 
 

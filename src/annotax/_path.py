@@ -70,6 +70,9 @@ def join_all(steps: Iterable[str]) -> str:
 @functools.lru_cache(maxsize=65536)
 def segments(path: str) -> tuple[str, ...]:
     """The steps of a path: `segments("a.0['x.y'].w")` is `("a", "0", "['x.y']", "w")`."""
+    if "[" not in path:  # nearly every path, and ten times as fast
+        plain = path.split(".")
+        return tuple(plain if plain[-1] else plain[:-1])
     steps: list[str] = []
     start = 0
     while start < len(path):

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, TypeVar, cast
 
 from ._compat import outer_frames
-from ._errors import AnnotationError, FieldError, explain_error, unknown_fields
+from ._errors import AnnotationError, FieldError, describe, explain_error, unknown_fields
 from ._field import FieldOptions, is_hyper, options_of
 from ._registry import Place, registry
 from ._role import Role
@@ -47,7 +47,8 @@ def register(cls: _Class, /, **fields: Any) -> _Class:
                 "register",
                 "this class has no fields to register",
                 expected="an equinox.Module or another dataclass",
-                found=repr(cls),
+                found=describe(cls),
+                fix="give the role to the field that holds it",
             )
         )
     original = registry.original(cls)
@@ -94,6 +95,7 @@ def _refuse_static(cls: type, given: dict[str, FieldOptions]) -> None:
                     f"a {role.name} cannot be static",
                     expected="Hyper, or no role",
                     found=f"register({cls.__name__}, {f.name}=...) of a static field",
+                    fix=f"{f.name}=annotax.Hyper, or derive a class that annotates it anew",
                 )
             )
 

@@ -7,7 +7,8 @@ the class is finished.
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
@@ -19,12 +20,13 @@ from ._compat import own_annotations
 from ._errors import AnnotationError, explain_error
 from ._field import FieldSpec, agreed_role, field_metadata, is_hyper, options_of
 from ._hint import Hint, read_hint
+from ._hint_text import hint_text
 from ._hyper import HyperConverter
 from ._registry import Declaration, Pending, registry
-from ._role import Role, role_or_none
+from ._role import Role, role_or_none, role_text
 from ._scope import Scope, class_scope
 from ._source import names_in
-from ._specs import field_specs, make_spec, promised_role
+from ._specs import field_specs, make_spec, promised_role, read_late
 
 _FORM_NAMES = {
     "abstract": "AbstractVar",
@@ -55,7 +57,8 @@ def declare(cls: type) -> None:
         if hint.kind == "field":
             specs[name] = _declared_spec(cls, name, hint, role)
             if is_hyper(specs[name].role):
-                _make_static(cls, specs[name], annotation)
+                late = partial(_late_hint, cls, name) if hint.missing else None
+                _make_static(cls, specs[name], annotation, late)
         elif hint.kind in ("abstract", "abstract class"):
             if hint.roles:
                 abstract[name] = hint.roles[0]
@@ -78,7 +81,8 @@ def _read(cls: type, name: str, annotation: Any, scope: Scope) -> tuple[Hint, Ro
     try:
         hint = read_hint(annotation, scope)
     except AnnotationError as error:
-        raise AnnotationError(explain_error(where, str(error))) from error
+        fix = error.fix or None
+        raise AnnotationError(explain_error(where, str(error), fix=fix)) from error
     twin = options_of(cls.__dict__.get(name)).role
     role = agreed_role(where, hint.roles, twin, hint)
     form = hint.inner_form or (_FORM_NAMES.get(hint.kind) if role is not None else None)
@@ -93,7 +97,7 @@ def _read(cls: type, name: str, annotation: Any, scope: Scope) -> tuple[Hint, Ro
         explain_error(
             where,
             f"a role and {form} contradict each other as written",
-            expected=f"{form}[{role.name.capitalize()}[...]]" if is_abstract else "no role",
+            expected=f"{form}[{role_text(role)}[...]]" if is_abstract else "no role",
             found=repr(hint.text),
             fix="put the role inside"
             if is_abstract
@@ -111,14 +115,17 @@ def _pending(name: str, annotation: Any, scope: Scope) -> Pending:
 
 def _declared_spec(cls: type, name: str, hint: Hint, role: Role | None) -> FieldSpec:
     value: Any = cls.__dict__.get(name)
-    if role_or_none(value) is not None:
+    assigned = role_or_none(value)
+    if assigned is not None:
+        alias = role_text(assigned)
         raise AnnotationError(
             explain_error(
                 f"{cls.__name__}.{name}",
                 "a role is no value",
                 expected="the role in the annotation",
-                found=f"{name}: {hint.text} = {value!r}",
-                fix=f"{name}: Role[...], or {name}: ... = annotax.field(role=...)",
+                found=f"{name}: {hint.text} = {hint_text(value).removesuffix('[~T]')}",
+                fix=f"{name}: {alias}[{hint.text}], or {name}: ... = "
+                f"annotax.field(role={alias})",
             )
         )
     if role is None:
@@ -137,7 +144,18 @@ def _declared_spec(cls: type, name: str, hint: Hint, role: Role | None) -> Field
     return make_spec(cls, name, hint, options_of(value), role, "declared", value)
 
 
-def _make_static(cls: type, spec: FieldSpec, annotation: Any) -> None:
+def _late_hint(cls: type, name: str) -> Any:
+    """The hint of a field with the names that exist at the first construction."""
+    declaration = registry.declarations[cls]
+    for late in declaration.pending:
+        if late.name == name:
+            return read_late(cls, late).type
+    return declaration.specs[name].hint  # it was read in the meantime
+
+
+def _make_static(
+    cls: type, spec: FieldSpec, annotation: Any, late: Callable[[], Any] | None
+) -> None:
     """Make a Hyper field static, as if `field(static=True)` had been written."""
     # As `dataclasses` finds a default.
     value: Any = getattr(cls, spec.name, dataclasses.MISSING)
@@ -145,9 +163,8 @@ def _make_static(cls: type, spec: FieldSpec, annotation: Any) -> None:
         new = copy.copy(cast("dataclasses.Field[Any]", value))
     else:
         new = cast("dataclasses.Field[Any]", dataclasses.field(default=value))
-    guard = HyperConverter(
-        f"{cls.__name__}.{spec.name}", spec.hint, annotation, spec.converter
-    )
+    where = f"{cls.__name__}.{spec.name}"
+    guard = HyperConverter(where, spec.hint, annotation, spec.converter, late=late)
     new.metadata = MappingProxyType({**new.metadata, "static": True, "converter": guard})
     setattr(cls, spec.name, new)
 
@@ -220,7 +237,8 @@ def _skipped_message(cls: type, names: Sequence[str]) -> str:
     culprits = [
         base.__name__
         for base in cls.__mro__[1:]
-        if "__init_subclass__" in base.__dict__ and base is not object
+        if "__init_subclass__" in base.__dict__
+        and base.__module__.partition(".")[0] not in ("annotax", "builtins", "typing")
     ]
     return explain_error(
         cls.__name__,

@@ -8,7 +8,7 @@ the plain type, and every tool that does not know annotax ignores the marker.
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from ._compat import ALIAS_TYPES, alias_value
-from ._errors import AnnotationError, explain_error
+from ._errors import AnnotationError, describe, explain_error
 
 T = TypeVar("T")
 
@@ -41,13 +41,14 @@ class Role:
     _ancestry: tuple[str, ...]
 
     def __init__(self, name: str, parent: Any = None) -> None:
-        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        given: Any = name
+        if not isinstance(given, str) or not given:
             raise AnnotationError(
                 explain_error(
                     "Role",
                     "a role needs a name",
                     expected="a non-empty string",
-                    found=f"a {type(name).__name__}",
+                    found="an empty string" if isinstance(given, str) else describe(given),
                     fix='Role("batch_stat", parent=Buffer)',
                 )
             )
@@ -81,13 +82,16 @@ class Role:
         """
         found = role_or_none(role)
         if found is None:
+            origin = get_origin(role)
+            written = repr(role) if isinstance(role, str) else describe(role)
             raise AnnotationError(
                 explain_error(
                     "role",
                     "this is not a role",
                     expected="Param, Buffer, Hyper, a Role, or an alias "
                     "Annotated[T, Role(...)]",
-                    found=f"a {type(role).__name__}",
+                    found=f"{origin.__name__}[...]" if origin else written,
+                    fix="annotax.Param, or Role('lora', parent=annotax.Param)",
                 )
             )
         return found
@@ -115,7 +119,10 @@ class Role:
         return hash(self._ancestry)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a role cannot be changed: {name!r}")
+        fix = "Role(..., parent=...) makes another"
+        raise AttributeError(
+            explain_error(repr(self), f"a role cannot be changed: {name!r}", fix=fix)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Role, (self.name, self.parent))
@@ -139,6 +146,11 @@ def role_or_none(value: object) -> Role | None:
         except NameError:  # it names what does not exist yet
             return None
     return None
+
+
+def role_text(role: Role) -> str:
+    """A role as it is written: `Param`; one that derives from another by its name."""
+    return role.name if role.parent else role.name.capitalize()
 
 
 PARAM = Role("param")

@@ -55,7 +55,8 @@ def stored_arrays(where: str, chosen: list[tuple[Record, Any]]) -> dict[str, Sto
                 arrays[record.path] = stored(leaf)
             except ValueError as error:
                 problem = str(error)
-        problems += [f"{record.path}: {problem}"] if problem else []
+        place = record.path or "the array itself"
+        problems += [f"{place}: {problem}"] if problem else []
     if problems:
         raise CheckpointError(
             explain_error(

@@ -117,8 +117,8 @@ def _insist(fits: bool, function: str, expected: str, found: Any, fix: str) -> N
         )
 
 
-class _Marker:
-    """Stands for a leaf while `at` finds out which ones are meant."""
+class Leaf:
+    """Stands for a leaf while `at` finds out which are meant; Python's messages name it."""
 
     __slots__ = ("position",)
 
@@ -141,9 +141,9 @@ def at(where: Callable[[Any], Any]) -> Selection:
     """
 
     def mask(seen: View) -> Mask:
-        markers = [_Marker(position) for position in range(len(seen.leaves))]
+        markers = [Leaf(position) for position in range(len(seen.leaves))]
         found = jax.tree_util.tree_leaves(_taken(where, seen, markers))
-        strangers = [leaf for leaf in found if not isinstance(leaf, _Marker)]
+        strangers = [leaf for leaf in found if not isinstance(leaf, Leaf)]
         if strangers:
             raise SelectionError(
                 explain_error(
@@ -160,7 +160,7 @@ def at(where: Callable[[Any], Any]) -> Selection:
     return Selection("at(...)", mask)
 
 
-def _taken(where: Callable[[Any], Any], seen: View, markers: list[_Marker]) -> Any:
+def _taken(where: Callable[[Any], Any], seen: View, markers: list[Leaf]) -> Any:
     problem = fix = cause = None
     if isinstance(seen.tree, Leaves):
         problem, fix = "needs a model", "use by_path(...) on Leaves"

@@ -13,7 +13,7 @@ import equinox as eqx
 from ._compat import tree_flatten
 from ._errors import SelectionError, describe, explain_error, listing
 from ._leaves import Leaves
-from ._role import role_or_none
+from ._role import role_or_none, role_text
 from ._view import View, view
 
 Mask = list[bool]
@@ -59,9 +59,10 @@ class Selection:
         is_tree = isinstance(selection, eqx.Module | type | Leaves)
         if callable(selection) and not is_tree and role is None:
             return _from_function(selection)
-        fix = None
+        found, fix = describe(selection), None
         if role is not None:
-            fix = f"annotax.by_role(annotax.{role.kind.name.capitalize()})"
+            alias = role_text(role)
+            found, fix = f"the role {alias}", f"annotax.by_role({alias})"
         elif isinstance(selection, str):
             fix = f"annotax.by_path({selection!r})"
         raise SelectionError(
@@ -70,7 +71,7 @@ class Selection:
                 "this is no selection",
                 expected="a selection such as trainable_filter, or a function from a model "
                 "to a tree of booleans",
-                found=describe(selection),
+                found=found,
                 fix=fix or "give the selection itself, not the tree that it makes",
             )
         )
@@ -115,6 +116,7 @@ class Selection:
                         "matched another number of leaves",
                         expected=str(count),
                         found=f"{sum(chosen)}: {listing(_chosen(seen, chosen))}",
+                        fix="annotax.records(model) tells what there is to match",
                     )
                 )
             return chosen

@@ -5,7 +5,6 @@ role is not, because by then the class is a finished PyTree node.
 """
 
 import collections.abc
-import dataclasses
 import typing
 import warnings
 from typing import Any, cast
@@ -16,9 +15,8 @@ import jaxtyping
 import numpy as np
 
 from ._errors import AnnotationError, AnnotationWarning, explain_error
-from ._field import FieldSpec, is_hyper
+from ._field import FieldSpec
 from ._hint import Hint
-from ._hyper import HyperConverter
 from ._registry import Declaration, registry
 from ._role import Role
 from ._specs import field_specs, lost_role_message, read_late
@@ -39,7 +37,6 @@ def settle(module: Any) -> None:
         if declaration is not None and declaration.pending:
             unread += [(base, spec) for spec in _settle_class(base, declaration)]
     registry.unsettled.discard(cls)
-    _convert_again(module)
     has_roles = any(spec.role is not None for spec in field_specs(cls))
     for base, spec in unread:
         if has_roles and _holds_data(getattr(module, spec.name, None)):
@@ -98,23 +95,6 @@ def _late_role_message(where: str, hint: Hint, role: Role) -> str:
         f"{where.rpartition('.')[2]}: ... = "
         f"annotax.field(role=annotax.{role.kind.name.capitalize()})",
     )
-
-
-def _convert_again(module: Any) -> None:
-    """Store numbers as hints say that are known only since this first construction."""
-    specs = {
-        name: spec
-        for base in reversed(type(module).__mro__)
-        if (declaration := registry.declarations.get(base)) is not None
-        for name, spec in declaration.specs.items()
-    }
-    for f in dataclasses.fields(module):
-        converter, spec = f.metadata.get("converter"), specs.get(f.name)
-        if not isinstance(converter, HyperConverter) or spec is None:
-            continue
-        if is_hyper(spec.role) and converter.hint is not spec.hint:
-            converter.hint = spec.hint
-            object.__setattr__(module, f.name, converter(getattr(module, f.name)))
 
 
 def _holds_data(value: object) -> bool:

@@ -180,10 +180,19 @@ def _import(name: str) -> Any:
 
 def _import_attribute(module: str, name: str) -> Any:
     """What `package.module:Class` names, as on the command line."""
-    _import(module)
+    owner = _import(module)
     found = _attribute(f"{module}.{name}")
     if found is None:
-        raise TargetError(_missing_message(f"{module}.{name}"))
+        named = getattr(owner, "__dict__", {}).items()
+        classes = [key for key, value in named if _is_module_class(value)]
+        raise TargetError(
+            explain_error(
+                "audit",
+                f"there is no {name!r} in {module}",
+                expected="a class of modules",
+                fix=did_you_mean(name, classes),
+            )
+        )
     return found
 
 

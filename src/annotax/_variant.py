@@ -56,8 +56,6 @@ def variant(cls: type, changes: Changes) -> type:
     if wanted.original in EXACT_TYPES:
         error = TypeError("Equinox takes no subclass of it")
         raise AnnotationError(_refused_message(wanted.original, changes, error))
-    if wanted in _refused:
-        raise AnnotationError(_refused[wanted])
     found = _made.get(wanted)
     if found is None:
         with _lock:  # two classes for the same changes would be two tree structures
@@ -105,6 +103,8 @@ def _static_hints(cls: type) -> dict[str, Any]:
 
 
 def _make(wanted: Variant) -> type:
+    if wanted in _refused:
+        raise AnnotationError(_refused[wanted])
     original, changes = wanted
     fields = {f.name: f for f in dataclasses.fields(original)}
     static = {name: _static_field(original, fields[name]) for name in changes.static}

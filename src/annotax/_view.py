@@ -4,7 +4,7 @@ Stands apart from the layout because it is about structures seen before, not abo
 classes say.
 """
 
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -90,7 +90,8 @@ def endless_message(tree: Any) -> str:
         "this cannot be followed: it contains itself, or nests too deeply",
         expected="containers that do not contain themselves, and less than some "
         "hundreds of modules in one another",
-        fix="look for a list or a dictionary that was put into itself",
+        fix="look for a list or a dictionary that was put into itself; "
+        "or stack the layers (equinox.filter_vmap)",
     )
 
 
@@ -143,6 +144,8 @@ class _LayoutCache:
 
     def __init__(self) -> None:
         self._state: tuple[int, dict[int, _Bucket]] = (-1, {})
+        self._latest: int | None = None
+        self._lock = Lock()
 
     def get(self, tree: Any, treedef: Any) -> Layout:
         """The layout of a tree with this structure."""
@@ -156,13 +159,26 @@ class _LayoutCache:
         at, layout = _find(treedef, bucket)
         if layout is None:
             layout = _same_but_for_statics(treedef, bucket) or traverse(tree, treedef)
-        if at != 0 or next(reversed(buckets), None) != key:
+        if at != 0 or self._latest != key:
             # A layout that its hash tells is found without its structure, whose static
             # data need not be kept alive then.
             first = (None if layout.hash_tells else treedef, layout)
             rest = [known for i, known in enumerate(bucket) if i != at]
-            _store(buckets, key, [first, *rest[: _CACHED_PER_HASH - 1]])
+            self._store(buckets, key, [first, *rest[: _CACHED_PER_HASH - 1]])
         return layout
+
+    def _store(self, buckets: dict[int, _Bucket], key: int, bucket: _Bucket) -> None:
+        """Put a bucket last; lists are replaced, because another thread may be reading one.
+
+        One thread at a time: the first key of a dictionary cannot be asked for while
+        another thread puts one in.
+        """
+        with self._lock:
+            buckets.pop(key, None)
+            buckets[key] = bucket
+            self._latest = key
+            while len(buckets) > _CACHED_HASHES:
+                del buckets[next(iter(buckets))]
 
 
 def _find(treedef: Any, bucket: _Bucket) -> tuple[int, Layout | None]:
@@ -170,14 +186,6 @@ def _find(treedef: Any, bucket: _Bucket) -> tuple[int, Layout | None]:
         if layout.hash_tells or _equal(known, treedef):
             return at, layout
     return -1, None
-
-
-def _store(buckets: dict[int, _Bucket], key: int, bucket: _Bucket) -> None:
-    """Put a bucket last; lists are replaced, because another thread may be reading one."""
-    buckets.pop(key, None)
-    buckets[key] = bucket
-    while len(buckets) > _CACHED_HASHES:
-        buckets.pop(next(iter(buckets)), None)
 
 
 def _same_but_for_statics(treedef: Any, bucket: _Bucket) -> Layout | None:
