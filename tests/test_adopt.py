@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import math
 import pickle
 import textwrap
@@ -403,6 +404,27 @@ def test_classes_and_callable_objects_in_containers_are_no_functions():
     for odd in (jnp.bfloat16, int, eqx.nn.Identity):
         with pytest.raises(anx.HyperError, match="stands beside arrays"):
             anx.adopt(plain(part={"w": jnp.ones(2), "odd": odd}))
+
+    class Called:
+        def __call__(self, x):
+            return x
+
+    with pytest.raises(anx.HyperError, match="odd: a Called; stands beside arrays"):
+        anx.adopt(plain(part={"w": jnp.ones(2), "odd": Called()}))
+
+
+def test_a_partial_function_in_a_container_is_a_function():
+    adopted = anx.adopt([functools.partial(max, 1), jnp.ones(2)])
+    assert only_arrays(adopted)
+    assert (adopted[0](0), adopted[0](2)) == (1, 2)
+
+
+def test_an_adopted_class_is_made_as_its_original():
+    cls = type(anx.adopt(plain()))
+    assert inspect.signature(cls) == inspect.signature(Plain)
+    annotations = typing.get_type_hints(Plain.__init__)
+    assert typing.get_type_hints(cls.__init__) == annotations
+    assert annotations["rate"] is float
 
 
 def test_a_class_that_forbids_subclasses_is_asked_once():

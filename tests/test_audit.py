@@ -1070,7 +1070,8 @@ def documented_classes(path):
 PAGES = [
     path
     for path in sorted((ROOT / "docs").rglob("*.*"))
-    if path.suffix in (".md", ".py") and "(anx.Module)" in documented_classes(path)
+    if path.suffix in (".md", ".py")
+    and "(anx.Module)" in documented_classes(path)
     # The pages of errors are about classes that have them.
     and path.parent.name != "errors"
 ]

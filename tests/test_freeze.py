@@ -459,13 +459,17 @@ def test_a_part_of_what_spectral_norm_computes_with_is_refused():
 def test_what_init_puts_into_a_list_of_a_frozen_class_is_stopped():
     class Stack(anx.Module):
         weights: anx.Param[list[Array]]
+        tables: anx.Buffer[list[Array]]
 
         def __init__(self, weights):
-            self.weights = []
+            self.weights, self.tables = [], []
             self.weights.extend(weights)
+            self.tables.extend(weights)
 
-    frozen = type(anx.freeze(Stack([jnp.ones(2)]), anx.everything))
-    assert not jnp.any(jax.grad(lambda w: jnp.sum(frozen([w]).weights[0]))(jnp.ones(2)))
+    frozen = type(anx.freeze(Stack([jnp.ones(2)]), anx.by_path("weights.*")))
+    for name in ("weights", "tables"):
+        grad = jax.grad(lambda w, name=name: jnp.sum(getattr(frozen([w]), name)[0]))
+        assert not jnp.any(grad(jnp.ones(2)))
 
 
 def test_ensembles_of_frozen_models():
@@ -734,6 +738,8 @@ def test_a_selection_that_matches_nothing():
           fix:      selection.paths(model) tells what a selection matches""")
     with pytest.raises(anx.SelectionError, match=r"^unfreeze\(Linear"):
         anx.unfreeze(Linear(3, 2), anx.by_path("wieght"))
+    with pytest.raises(anx.SelectionError, match=r"5\.rate and 2 more"):
+        anx.freeze([Linear(3, 2)] * 8, anx.by_path("wieght"))
     with pytest.raises(anx.SelectionError, match=r"found:    no leaf\n"):
         anx.freeze([eqx.nn.Identity(), jnp.ones(2)], anx.by_path("wieght"))
 

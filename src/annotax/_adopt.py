@@ -137,13 +137,13 @@ class _Plan:
                 self._refuse_static(entry, spec)
             if spec.static or span is None:
                 continue
-            direct = [p for p in range(*span) if self._entries[p].home == (at, spec.name)]
-            if self._becomes_static(at, spec, range(*span), direct):
+            if self._becomes_static(at, spec, range(*span)):
                 static.add(spec.name)
                 self._static_homes.add((at, spec.name))
                 if self._is_held(spec, join(entry.path, spec.name), range(*span)):
                     held.add(spec.name)
                 continue
+            direct = [p for p in range(*span) if self._entries[p].home == (at, spec.name)]
             opaque = [p for p in direct if not is_array(self._leaves[p])]
             if self._is_mixed(spec, opaque):
                 mixed.add(spec.name)
@@ -175,9 +175,7 @@ class _Plan:
         else:
             self.edit.at(entry.path).cls = cls
 
-    def _becomes_static(
-        self, at: int, spec: FieldSpec, span: range, direct: list[int]
-    ) -> bool:
+    def _becomes_static(self, at: int, spec: FieldSpec, span: range) -> bool:
         """Whether a field becomes static; what in it cannot be is a problem."""
         if not is_hyper(spec.role):
             no_arrays = span and not any(is_array(self._leaves[p]) for p in span)

@@ -82,12 +82,12 @@ class Campaign:
                 few = settings(given, max_examples=EXAMPLES, phases=phases)
                 setattr(item.function, name, few)
 
-    def passes(self, item) -> bool:
+    def passes(self, item, limit: float = ENDLESS) -> bool:
         if hasattr(item, "_initrequest"):
             item._initrequest()
         self.failed = False
         began = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, ENDLESS)
+        signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
         except _Endless:
@@ -109,7 +109,7 @@ class Campaign:
         threading.setprofile(notice)
         sys.setprofile(notice)
         try:
-            passed = self.passes(item)
+            passed = self.passes(item, 20 * ENDLESS)  # it has to compile everything
         finally:
             sys.setprofile(None)
             threading.setprofile(None)
