@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test coverage lint types bench docs build dist-test matrix lowest clean
+.PHONY: help demo test coverage mutants lint types bench docs build dist-test matrix lowest clean
 
 help:
 	@echo "make demo   train on real data and draw a picture (docs/examples/digits.py)"
 	@echo "make test   all tests"
 	@echo "make coverage  all tests, and which branches of src none of them takes"
+	@echo "make mutants  which small changes of src no test notices (tests/mutants/README.md)"
 	@echo "make lint   ruff: rules and formatting"
 	@echo "make types  pyright (strict) on src, pyright and mypy on tests/typing"
 	@echo "make bench  benchmarks against twins and peers, into benchmarks/RESULTS.md and docs/figures"
@@ -38,6 +39,9 @@ test: $(VENV)/.extra-test
 coverage: $(VENV)/.extra-test $(VENV)/.extra-coverage
 	mkdir -p out
 	$(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term
+
+mutants: $(VENV)/.extra-test $(VENV)/.extra-mutants
+	nice $(BIN)/python tests/mutants/campaign.py --workers $(WORKERS)
 
 lint: $(VENV)/.extra-lint
 	$(BIN)/ruff check .

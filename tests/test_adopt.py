@@ -558,6 +558,36 @@ def test_defaults_of_adopted_fields_stay():
     assert not hasattr(cls, "weight")
 
 
+def test_a_registered_hyper_is_held_only_where_its_hint_leaves_its_type_open():
+    class Layer(eqx.Module):
+        n: Any
+        sizes: list
+        rate: float
+
+    anx.register(Layer, n=anx.Hyper, sizes=anx.Hyper, rate=anx.Hyper)
+    models = [anx.adopt(Layer(n, [1, 2], 1)) for n in (1, 1.0, True)]
+    assert len({structure(model) for model in models}) == 3
+    assert structure(models[0]) == structure(anx.adopt(Layer(1, [1, 2], 1)))
+    assert structure(models[0]) != structure(anx.adopt(Layer(1, [1, 2.0], 1)))
+    assert [type(model.n) for model in models] == [int, float, bool]
+    assert models[0].sizes == [1, 2]
+    stored = vars(models[0])["rate"]
+    assert (stored, type(stored)) == (1.0, float)
+
+
+def test_the_default_of_a_container_of_arrays_and_constants_stays():
+    class Layer(anx.Module):
+        items: anx.Buffer[Any] = ()
+
+        def __init__(self, items=None):
+            if items is not None:
+                self.items = items
+
+    cls = type(anx.adopt(Layer([jnp.ones(1), "constant"])))
+    assert cls is not Layer
+    assert (cls.items, cls().items) == ((), ())
+
+
 def test_the_converter_of_a_field_that_became_static_still_runs():
     class Layer(eqx.Module):
         weight: Array
@@ -608,6 +638,20 @@ def test_variants_of_classes_with_strings_and_post_init():
             pass
 
     assert anx.adopt(Late(jnp.ones(2), max)).fn is max
+
+    with pytest.warns(UserWarning, match="__post_init__"):
+
+        class Both(eqx.Module):
+            weight: Array
+            fn: Any
+
+            def __init__(self):
+                self.weight, self.fn = jnp.ones(2), max
+
+            def __post_init__(self):
+                pass
+
+    assert anx.adopt(Both()).fn is max  # no second warning
 
 
 def test_a_class_that_forbids_subclasses_is_left_alone_where_nothing_must_change():

@@ -1,5 +1,7 @@
 """The command line: what it prints, its exit status, and errors in one line."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -454,6 +456,16 @@ def test_an_output_that_knows_no_lines_gets_similar_characters(tmp_path):
     found = process(tmp_path, "summary", "models:Scale", PYTHONIOENCODING="ascii")
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout == SCALE.replace("├", "|").replace("└", "`")
+
+
+def test_a_stream_that_is_no_file_will_do(run):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert run("summary", "models:Scale")[0] == 0
+    assert "3 parameters in 1 array" in shown.getvalue()
+
+
+def test_a_callable_without_a_signature_is_called_without_arguments(run):
+    assert "max expected" in run("summary", "builtins:max")[2]
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

@@ -552,6 +552,8 @@ def test_a_partitioned_model_is_put_together_and_thawed():
     params, rest = eqx.partition(frozen, anx.trainable_filter(frozen))
     assert structure(eqx.combine(params, rest)) == structure(frozen)
     assert type(anx.unfreeze(params).body[0]) is Linear
+    # What has no array here goes with the whole model, and only with it.
+    assert structure(anx.unfreeze(params, anx.by_path("scale"))) == structure(params)
 
 
 @jax.tree_util.register_dataclass
@@ -811,6 +813,13 @@ def test_a_part_of_a_field_cannot_be_frozen_nor_thawed():
                     eqx.partition(model, (annotax.trainable_filter & ~selection)(model))""")
     with pytest.raises(anx.SelectionError, match=r"^unfreeze\(list"):
         anx.unfreeze(anx.freeze(model, anx.everything), anx.by_path("0.arrays.1"))
+    two = [*model, Pair((jnp.ones(1), jnp.ones(2)))]
+    with pytest.raises(anx.SelectionError) as info:
+        anx.freeze(two, anx.by_path("*.arrays.1"))
+    assert (
+        "  found:    0.arrays: without 0.arrays.0, 0.arrays.2\n"
+        "            1.arrays: without 1.arrays.0\n"
+    ) in str(info.value)
 
 
 def test_a_class_that_forbids_subclasses():

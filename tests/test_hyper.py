@@ -270,3 +270,25 @@ def test_replace_runs_the_checks_of_all_bases():
 
     with pytest.raises(ValueError, match="negative"):
         anx.replace(Sub(1), n=-1)
+
+
+def test_what_cannot_be_compared_is_refused():
+    class Odd:
+        __hash__ = object.__hash__
+
+        def __eq__(self, other):
+            raise RuntimeError("no")
+
+    class Model(anx.Module):
+        value: anx.Hyper[Any]
+
+    with pytest.raises(anx.HyperError, match=r"Model\.value"):
+        Model(Odd())
+
+
+def test_a_tuple_of_another_length_is_left_as_it_is():
+    class Model(anx.Module):
+        sizes: anx.Hyper[tuple[float, float]]
+
+    assert list(map(type, Model((1, 2)).sizes)) == [float, float]
+    assert list(map(type, Model((1, 2, 3)).sizes)) == [int, int, int]

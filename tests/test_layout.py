@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jaxtyping import Array
 
@@ -101,6 +102,17 @@ def test_what_differs_in_more_than_hypers_does_not(traversals):
     assert paths(*flat) == [("a",), ("b",)]
     partial = [jax.tree_util.Partial(len, **{key: 1.0}) for key in "ab"]
     assert paths(*partial) == [("1.a",), ("1.b",)]
+
+
+def test_structures_that_cannot_be_compared_are_not_taken_for_equal():
+    class Careless(eqx.Module):
+        w: Array
+        table: Any = eqx.field(static=True)
+
+    for key in "ab":
+        with pytest.warns(UserWarning, match="static"):
+            model = Careless(jnp.ones(1), np.ones(3))
+        assert anx.everything.paths([model, {key: 1.0}]) == ("0.w", f"1.{key}")
 
 
 def test_the_cache_is_bounded(traversals):
@@ -256,6 +268,19 @@ def test_a_number_where_an_array_would_be_a_buffer():
     assert said(Learned(array)) == ("buffer", "registered", False)
     assert said(Kept(number)) == ("buffer", "registered", False)
     assert said(Kept(array))[0] == "buffer"
+
+
+def test_who_says_the_role_of_what_has_none_of_its_own():
+    class Plain(eqx.Module):
+        x: Any
+
+    class Kept(anx.Module):
+        part: anx.Buffer[Any]
+
+    (record,) = anx.records(Kept(Plain([jnp.ones(1)])))
+    assert (record.role, record.origin, record.owner) == (anx.Buffer, "declared", Plain)
+    (record,) = anx.records(Plain(jnp.ones(1)))
+    assert (record.role, record.origin, record.owner) == (anx.Param, "undeclared", Plain)
 
 
 def test_an_unset_field_with_a_class_default_is_no_leaf():

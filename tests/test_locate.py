@@ -11,6 +11,7 @@ import jax
 import pytest
 
 import annotax as anx
+from annotax import _locate
 from annotax._locate import Location, locate_class, locate_field
 
 SOURCE = """
@@ -229,6 +230,28 @@ def test_the_text_of_a_place(tmp_path, monkeypatch):
     assert below.short == "layers.py:3"
     beside = Location(str(tmp_path.parent / "layers.py"), 3)
     assert str(beside) == f"{tmp_path.parent / 'layers.py'}:3"
+
+
+def test_a_place_is_told_in_full_from_a_directory_that_is_gone(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert str(Location("/models/page.py", 3)) == "/models/page.py:3"
+
+
+def test_files_are_forgotten_when_there_are_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(_locate, "_LIMIT", 2)
+    monkeypatch.setattr(_locate, "_parsed", {})
+    for number in range(4):
+        path = tmp_path / f"page{number}.py"
+        path.write_text("class Model:\n    pass\n")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        page = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, path.stem, page)
+        spec.loader.exec_module(page)
+        assert locate_class(page.Model).line == 1
+    assert [os.path.basename(file) for file in _locate._parsed] == ["page2.py", "page3.py"]
 
 
 def test_a_place_in_a_library_is_told_from_the_library_on(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import equinox as eqx
 import jax
@@ -104,10 +104,9 @@ _ALIKE = {"│": "|", "├": "|", "└": "`", "…": ".", "×": "x", "–": "-"}
 
 def _replace_what_cannot_be_shown() -> None:
     def alike(error: UnicodeError) -> tuple[str, int]:
-        if not isinstance(error, UnicodeEncodeError):
-            raise error
-        lost = error.object[error.start : error.end]
-        return "".join(_ALIKE.get(character, "?") for character in lost), error.end
+        shown = cast(UnicodeEncodeError, error)  # nothing is read here
+        lost = shown.object[shown.start : shown.end]
+        return "".join(_ALIKE.get(character, "?") for character in lost), shown.end
 
     output: Any = sys.stdout
     if isinstance(output, io.TextIOWrapper):

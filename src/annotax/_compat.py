@@ -112,7 +112,7 @@ that does otherwise makes layouts slower to find and never wrong."""
 
 def own_annotations(cls: type) -> dict[str, Any]:
     """The annotations written in the body of `cls`, none of its bases'."""
-    if sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 14):  # pragma: no cover - not run yet, see above
         import annotationlib  # the module exists from 3.14 on
 
         return dict(
@@ -243,7 +243,8 @@ def equation_frames(equation: Any) -> list[tuple[str, int]]:
     try:
         source = equation.source_info
         frames: Any = _jax._src.source_info_util.user_frames
-        if next(iter(inspect.signature(frames).parameters)) == "traceback":  # from JAX 0.7
+        is_new = next(iter(inspect.signature(frames).parameters)) == "traceback"
+        if is_new:  # pragma: no branch - until JAX 0.7 it is not
             source = source.traceback
         for frame in frames(source):
             if frame.file_name == f"{_HERE}_gradient_paths.py":

@@ -34,10 +34,9 @@ def count_text(count: int) -> str:
     """A count in at most seven characters: exact below 100,000, then three digits."""
     if count < 100_000:
         return f"{count:,}"
-    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if count >= 0.9995 * size:
-            return f"{_three_digits(count / size)} {unit}"
-    raise AssertionError(count)
+    units = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
+    unit, size = next(one for one in units if count >= 0.9995 * one[1])
+    return f"{_three_digits(count / size)} {unit}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -54,10 +53,9 @@ def bytes_text(size: int) -> str:
     """A number of bytes in at most eight characters: `999 B`, `1.50 KiB`, `2.00 GiB`."""
     if size < 1024:
         return f"{size} B"
-    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if size >= 0.9995 * 1024**exponent:
-            return f"{_three_digits(size / 1024**exponent)} {unit}"
-    raise AssertionError(size)
+    units = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+    unit, one = next(pair for pair in units if size >= 0.9995 * pair[1])
+    return f"{_three_digits(size / one)} {unit}"
 
 
 def _three_digits(value: float) -> str:
