@@ -267,7 +267,7 @@ def word(text):
     while length < len(text) and text[length] not in ".[":
         length += 1
     step = text[:length]
-    return 0 if "]" in step or ("**" in step and step != "**") else length
+    return 0 if "]" in step or "\0" in step or ("**" in step and step != "**") else length
 
 
 def bracket(text):

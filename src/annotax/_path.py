@@ -144,6 +144,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 def _is_step(part: str) -> bool:
     """Whether a part of a pattern is one step: a whole bracket, or none and `**` alone."""
+    if _SEPARATOR in part:
+        return False
     if part.startswith("["):
         return _bracket_end(part, 0) == len(part)
     return part == "**" or not ("**" in part or "]" in part or part == "")
