@@ -275,7 +275,8 @@ def test_what_is_no_traced_array_passes_by_identity():
         3,
     ]
     for marker in markers:
-        assert Norm(None, marker).mean is marker
+        with anx.checking("off"):
+            assert Norm(None, marker).mean is marker
         tree = jax.tree_util.tree_structure(norm()).unflatten([None, marker])
         assert tree.mean is marker
 

@@ -143,7 +143,7 @@ def test_init_subclass_runs_before_equinox_makes_the_dataclass():
 
 def test_a_checked_instance_has_nothing_extra():
     class Ours(annotax.Module):
-        x: annotax.Buffer[Array]
+        x: annotax.Buffer[float]
         y: annotax.Hyper[int]
 
     assert vars(Ours(1.0, 2)) == {"x": 1.0, "y": 2}
@@ -155,22 +155,27 @@ def test_a_checked_instance_has_nothing_extra():
 # --- the house -----------------------------------------------------------------------
 
 LAYERS = [
-    {"_errors", "_compat"},
+    {"_errors", "_compat", "_dims"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"}
-    | {"_form"},
+    | {"_form"}
+    | {"_mismatch", "_mode", "_quick", "_inside"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
-    | {"_mesh_rules", "_stored", "_plain", "_rename"},
-    {"_hint", "_held", "_probe", "_tensor_header"},
-    {"_field", "_derivatives", "_tensor_file"},
-    {"_registry", "_layout"},
+    | {"_mesh_rules", "_stored", "_plain", "_rename", "_array_check", "_misfits"},
+    {"_hint", "_held", "_probe", "_tensor_header", "_checks"},
+    {"_field", "_derivatives", "_tensor_file", "_checker"},
+    {"_registry", "_layout", "_arguments"},
     {"_specs", "_locate", "_targets", "_leaf_diff"},
-    {"_resolve", "_settle", "_register", "_traverse", "_variant", "_node", "_findings"},
-    {"_view", "_edit", "_rules", "_plain_rules"},
-    {"_records", "_selection", "_chain", "_compare", "_gradient_paths", "_named_axes"},
+    {"_resolve", "_settle", "_register", "_traverse", "_variant", "_node", "_findings"}
+    | {"_class_checks"},
+    {"_view", "_rules", "_plain_rules", "_check"},
+    {"_records", "_selection", "_chain", "_compare", "_gradient_paths", "_named_axes"}
+    | {"_methods", "_batch_axes", "_edit"},
     {"_select", "_labels", "_outline", "_outcome", "_manifest"},
     {"_flat", "_table", "_agreement", "_saving"},
     {"_split", "_fit", "_notebook", "_totals", "_loading"},
-    {"_grad", "_freeze", "_adopt", "_change", "_carry", "_sharding"} | {"_checkpoint"},
+    {"_grad", "_freeze", "_adopt", "_change", "_carry", "_sharding"}
+    | {"_checkpoint"}
+    | {"_validate"},
     {"_summary", "_explain", "_diff", "_gradient_report", "_audit"},
     {"_module", "_equinox_nn"},
     {"__init__"},
@@ -321,6 +326,19 @@ def test_an_equation_is_a_function_of_its_variables():
     ]
     result = function(jnp.array([2.0, 1.0]), jnp.array([4.0, 3.0]))
     assert result[-1].tolist() == [3.0, 4.0]
+
+
+def test_operands_of_a_scan_are_counted():
+    def program(w, carry, xs):
+        def body(carry, x):
+            return (carry[0] * x["u"] + w, carry[1]), x["v"]
+
+        return jax.lax.scan(body, (carry, carry), {"u": xs, "v": xs})
+
+    jaxpr = jax.make_jaxpr(program)(1.0, 1.0, jnp.ones(3)).jaxpr
+    [scan] = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
+    assert _compat.scan_counts(scan.params) == (1, 2)
+    assert len(scan.invars) == 5
 
 
 def test_variables_of_mutable_arrays():

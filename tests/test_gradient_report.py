@@ -203,8 +203,10 @@ def mapped(model):
 
 def abstract_mesh():
     try:
-        return jax.sharding.AbstractMesh((2,), ("i",))
-    except TypeError:  # until JAX 0.6
+        # Not explicit, which newer versions make of it.
+        types = {"axis_types": (jax.sharding.AxisType.Auto,)}
+        return jax.sharding.AbstractMesh((2,), ("i",), **types)
+    except (AttributeError, TypeError):  # until JAX 0.6
         return jax.sharding.AbstractMesh((("i", 2),))
 
 

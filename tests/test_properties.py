@@ -301,6 +301,8 @@ SPELLING_NAMES: dict[str, Any] = {
 }
 
 
+# Some spellings have names that exist nowhere: their role is known, their type is not.
+@pytest.mark.filterwarnings("ignore:.* is not checked:annotax.AnnotationWarning")
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_does_not_depend_on_its_spelling(role: str) -> None:
     spelled_so = set()
@@ -349,7 +351,8 @@ def assert_spelled(instance: Any, role: Role, value: Any) -> None:
 )
 def test_a_role_in_the_argument_of_an_alias_is_found(annotation: str) -> None:
     cls = spelled(Spelling(annotation, "", None, future=False), local=False)
-    (record,) = anx.records(cls(jnp.ones(2)))
+    with anx.checking("off"):  # the value is what most of them are not
+        (record,) = anx.records(cls(jnp.ones(2)))
     assert record.role == Buffer
 
 
@@ -375,7 +378,9 @@ def test_a_role_around_a_type_that_cannot_be_resolved_is_found(
 ) -> None:
     text = annotation.replace(MARK, role)
     cls = spelled(Spelling(text if future else repr(text), "", None, future), local=False)
-    (record,) = anx.records(jax.tree.map(lambda leaf: leaf, cls(jnp.ones((2, 3)))))
+    with anx.checking("off"):  # the value is no list, and nobody knows what a NoSuchType is
+        instance = cls(jnp.ones((2, 3)))
+    (record,) = anx.records(jax.tree.map(lambda leaf: leaf, instance))
     assert record.role == ROLES[role]
     assert record.trainable == Role.of(ROLES[role]).is_a(Param)
 

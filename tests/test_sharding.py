@@ -172,7 +172,7 @@ def test_names_as_jaxtyping_writes_them():
         jnp.ones((4, 4)),
         jnp.ones((4, 4, 4)),
         jnp.ones((4, 4, 8)),
-        jnp.ones((4, 4)),
+        jnp.ones((5, 4)),
         jnp.ones((4, 4, 4)),
         jnp.ones((4, 4, 4, 4)),
         jnp.ones((4, 4, 4)),
@@ -455,7 +455,7 @@ def test_fields_of_a_model_are_not_taken_for_factored_moments():
 
 def test_a_list_of_rules_fits_moments_of_any_shape():
     state = jax.eval_shape(optax.sm3(1e-3).init, anx.params(stacked(dense_of, 3)))
-    with pytest.raises(anx.ShardingError, match="has size 3, and mesh axis 'model'"):
+    with pytest.raises(anx.ShardingError, match="size 3, not divisible by"):
         meshed(state)
     assert meshed(state, list(RULES.items()))["0.mu.bias.0"] == (None,)
 
@@ -882,7 +882,7 @@ class Other(anx.Module):
         ("mlp", "a str"),
         (None, "a NoneType"),
         (3, "an int"),
-        (Other(1.0), "an Other"),
+        (Other(jnp.ones(1)), "an Other"),
         (["mlp", "embed"], "a str"),
         ([("mlp", "model", "data")], "a tuple"),
         ({1: "model"}, "an int is no name of an axis"),
@@ -1079,7 +1079,7 @@ class Noise(anx.Module):
 
 mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
 rules = {"embed": "data", "mlp": "model"}
-layer = Layer(jnp.ones((4, 8)), np.ones(4), jnp.ones((0, 4)), 0.5)
+layer = Layer(jnp.ones((4, 8)), np.ones(8), jnp.ones((4, 0)), 0.5)
 on_mesh = anx.shardings(layer, mesh, rules)
 
 def show(name, *made):

@@ -31,6 +31,7 @@ PAGES = [
         "selecting",
         "leaves",
         "changing",
+        "checking",
         "gradients",
         "looking",
         "growing",

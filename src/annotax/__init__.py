@@ -13,6 +13,7 @@ from ._errors import (
     AnnotationError,
     AnnotationWarning,
     AnnotaxError,
+    CheckError,
     CheckpointError,
     CheckpointWarning,
     FieldError,
@@ -26,6 +27,7 @@ from ._errors import (
 )
 from ._field import FieldSpec, field
 from ._leaves import Leaves
+from ._mode import checking
 from ._module import Module
 from ._register import register
 from ._role import Buffer, Hyper, Param, Role
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from ._split import Structure, merge, split
     from ._summary import Summary, summary
     from ._targets import Skipped
+    from ._validate import validate
 
 __version__ = "0.1.0"
 
@@ -64,6 +67,7 @@ __all__ = [
     "Audit",
     "Buffer",
     "CarryReport",
+    "CheckError",
     "CheckpointError",
     "CheckpointWarning",
     "Diff",
@@ -99,6 +103,7 @@ __all__ = [
     "by_role",
     "by_tag",
     "carry",
+    "checking",
     "diff",
     "everything",
     "explain",
@@ -123,6 +128,7 @@ __all__ = [
     "trainable_filter",
     "unfreeze",
     "update",
+    "validate",
     "value_and_grad",
 ]
 
@@ -150,6 +156,7 @@ _FEATURES = {
     "_split": "Structure merge split",
     "_summary": "Summary summary",
     "_targets": "Skipped",
+    "_validate": "validate",
 }
 """What each module of a feature offers. Declaring a class needs none of them, and they are
 three quarters of the code: each is imported when a name of it is first asked for."""

@@ -67,6 +67,7 @@ def replace(model: Any, changes: Mapping[str, Any] | None = None, /, **fields: A
     which one leads into another; `HyperError` for a value that cannot be static; whatever
     converters and checks raise.
     """
+    __tracebackhide__ = True
     _insist_on_changes(model, changes, fields)
     wanted: dict[str, Any] = dict(fields)
     for key, value in (changes or {}).items():

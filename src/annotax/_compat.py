@@ -29,7 +29,7 @@ import typing_extensions
 _jax: Any = jax
 _jaxtyping: Any = jaxtyping
 
-tree_flatten: Callable[[Any], tuple[list[Any], Any]] = _jax.tree_util.tree_flatten
+tree_flatten: Callable[..., tuple[list[Any], Any]] = _jax.tree_util.tree_flatten
 """JAX's own function, under a type that says what a treedef is to us: anything."""
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ instance_dict: Callable[[object], dict[str, Any]] = eqx.Module.__dict__["__dict_
 ArrayImpl: type = getattr(_jax._src.array, "ArrayImpl", jax.Array)
 """The class of concrete JAX arrays. `type(x) is ArrayImpl` is the only way to tell a
 concrete array from a tracer in 30 ns; everything works without, only slower."""
+
+_HERE = f"{os.path.dirname(__file__)}{os.sep}"
+_GENERATED = ("<string>", "<generated")  # by `dataclasses` and by Equinox
 
 ARRAY_TYPES: tuple[type[Any], ...] = (
     jax.Array,
@@ -136,6 +139,30 @@ def dtype_names(hint: Any) -> Any:
     return hint.dtype.dtypes
 
 
+def array_type(hint: Any) -> Any:
+    """The class of arrays that an array type is for: an attribute without documentation."""
+    return hint.array_type
+
+
+class _Duck:
+    """An array to jaxtyping, as far as its dtype goes."""
+
+    shape = ()
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+
+def accepts_dtype(hint: Any, dtype: Any) -> bool:
+    """Whether an array type takes a dtype, by jaxtyping's own judgement.
+
+    Nested types, `Float[Float32[Array, "n"], "m"]`, have their dtypes in an attribute
+    without documentation; a class with such an attribute is how users make dtypes.
+    """
+    own = type(hint.dtype)("Dtype", (jaxtyping.AbstractDtype,), {"dtypes": hint.dtypes})
+    return isinstance(_Duck(dtype), own[_Duck, ""])
+
+
 def is_array_dtype(hint: object) -> bool:
     """Whether a hint is one of jaxtyping's dtypes, `Float`, whose subscript names axes."""
     return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractDtype)
@@ -149,6 +176,16 @@ def pytree_leaf_hint(hint: object) -> Any:
     pytree = _jaxtyping.PyTree
     is_pytree = isinstance(hint, type(pytree)) and hint is not pytree
     return getattr(hint, "leaftype", None) if is_pytree else None
+
+
+def pytree_structure_name(hint: Any) -> str | None:
+    """The `"T"` of jaxtyping's `PyTree[X, "T"]`: as undocumented as `leaftype`."""
+    return hint.structure
+
+
+jaxtyping_config: Any = _jaxtyping.config
+"""Its `jaxtyping_disable` tells whether jaxtyping's checks are switched off. Asked at each
+construction, so directly."""
 
 
 def children(node: object) -> list[tuple[Any, Any]]:
@@ -203,9 +240,6 @@ CUSTOM_RULES: dict[str, str] = {
 
 Their names are no promise. Taken for something else, the rule would be ignored."""
 
-_HERE = f"{os.path.dirname(__file__)}{os.sep}"
-_GENERATED = ("<string>", "<generated")  # by `dataclasses` and by Equinox
-
 
 def equation_function(program: Any, equation: Any) -> tuple[list[Any], list[Any], Any]:
     """One equation of a jaxpr as a function.
@@ -221,6 +255,18 @@ def equation_function(program: Any, equation: Any) -> tuple[list[Any], list[Any]
     parts = {"constvars": [], "invars": taken, "outvars": given, "eqns": [equation]}
     closed = _jax.extend.core.ClosedJaxpr(program.replace(**parts), [])
     return taken, given, _jax.extend.core.jaxpr_as_fun(closed)
+
+
+def scan_counts(params: Any) -> tuple[int, int]:
+    """How many of the operands of a `scan` are constants, and how many are carried.
+
+    The parameters of an equation are no promise: JAX 0.12 has trees in the place of these
+    numbers.
+    """
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
 
 
 def is_dropped(variable: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.extend.core
 import numpy as np
 
-from ._compat import is_ref
+from ._compat import is_ref, scan_counts
 
 _Jaxpr: Any = jax.extend.core.Jaxpr
 _ClosedJaxpr: Any = jax.extend.core.ClosedJaxpr
@@ -125,10 +125,11 @@ class Dependence:
 
     def scan(self, params: Any, given: list[Flow]) -> tuple[list[Flow], list[Flow]]:
         """Follow a loop that carries some values and maps over others."""
-        carry = slice(params["num_consts"], params["num_consts"] + params["num_carry"])
+        consts, carried = scan_counts(params)
+        carry = slice(consts, consts + carried)
         results, state = self._fixpoint(params["jaxpr"].jaxpr, given, carry)
         if params["length"] == 0:
-            results[: params["num_carry"]] = given[carry]
+            results[:carried] = given[carry]
         return results, state
 
     def while_loop(self, params: Any, given: list[Flow]) -> tuple[list[Flow], list[Flow]]:

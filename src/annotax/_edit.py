@@ -5,11 +5,14 @@ on the way and shares all others, so the original stays as it is.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ._check import fits
 from ._compat import one_level
 from ._leaves import Leaves
+from ._mode import checking
 from ._node import below, field_value, is_module
 from ._path import join, segments, steps_of
 from ._specs import field_specs
@@ -51,6 +54,7 @@ def apply(edit: Edit, node: Any, *, check: bool = False) -> Any:
     containers changed, and then every `__check_init__` of the modules on the way, the
     inner ones first.
     """
+    __tracebackhide__ = True
     if not (check or edit.cls or edit.values or edit.updates or edit.inner):
         return node
     if is_module(node):
@@ -64,12 +68,14 @@ def apply(edit: Edit, node: Any, *, check: bool = False) -> Any:
 
 
 def _child(edit: Edit, step: str, child: Any, check: bool) -> Any:
+    __tracebackhide__ = True
     if step in edit.values:
         return edit.values[step]
     return apply(edit.inner[step], child, check=check) if step in edit.inner else child
 
 
 def _module(edit: Edit, module: object, check: bool) -> Any:
+    __tracebackhide__ = True
     changed = dict(edit.values)
     assigned = set(changed)
     for name, inner in edit.inner.items():
@@ -93,11 +99,23 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
         given = value if converter is None else converter(value)
         object.__setattr__(new, name, with_static_items(given) if name in mixed else given)
     if check:
-        for base in cls.__mro__:
-            check_init = base.__dict__.get("__check_init__")
-            if check_init is not None:
-                check_init(new)
+        with nullcontext() if fits(module) else checking("off"):
+            _check_again(new)
     return new
+
+
+def _check_again(module: object) -> None:
+    """Run every `__check_init__` of a changed module.
+
+    Fields are checked in the last one, if they did fit before: an ensemble, or a half of a
+    partitioned model, does not fit its annotations, and its Hypers may be changed all the
+    same.
+    """
+    __tracebackhide__ = True
+    for base in type(module).__mro__:
+        check_init = base.__dict__.get("__check_init__")
+        if check_init is not None:
+            check_init(module)
 
 
 class Missing(NamedTuple):

@@ -4,9 +4,13 @@ This file stands at the bottom so that any other file can raise: a message names
 place (`Class.field` or a path), what was expected, what was found and how to mend it.
 """
 
+import inspect
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
+
+import equinox as eqx
 
 
 class AnnotaxError(Exception):
@@ -41,7 +45,7 @@ class AnnotationError(AnnotaxError, TypeError):
 
 
 class AnnotationWarning(UserWarning):
-    """An annotation cannot be read at run time, and a role may stand in it."""
+    """An annotation cannot be read at run time, or nothing can check what it says."""
 
 
 class HyperError(AnnotaxError, TypeError, ValueError):
@@ -49,6 +53,14 @@ class HyperError(AnnotaxError, TypeError, ValueError):
 
     It is a `TypeError` and a `ValueError`, because both are what is wrong with an array
     or a NaN in a place where JAX compares and hashes values.
+    """
+
+
+class CheckError(AnnotaxError, TypeError, ValueError):
+    """Values do not fit the annotations of the fields or arguments they were given to.
+
+    It is a `TypeError` and a `ValueError`, because a dtype or a class may be wrong as well
+    as a shape.
     """
 
 
@@ -166,3 +178,22 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     from difflib import get_close_matches  # only messages need it: a millisecond of import
 
     return get_close_matches(name, known, n=3, cutoff=0.6)
+
+
+_PASSED = (
+    *(f"{os.path.dirname(file)}{os.sep}" for file in (__file__, inspect.getfile(eqx))),
+    *("<string>", "<generated", "<annotax"),
+)
+"""Where code lies that is not the user's: annotax, Equinox, and what they generate."""
+
+
+def level_of_user() -> int:
+    """The `stacklevel` that makes the caller's warning point at the code of the user.
+
+    How many frames lie between depends on Python: newer ones have none for what is
+    written in brackets.
+    """
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(_PASSED):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -57,6 +57,8 @@ class HyperConverter:
         self.__signature__ = _signature(annotation, converter)
 
     def __call__(self, value: Any) -> Any:
+        if type(value) is self.hint and self._converter is None and _is_stored(value):
+            return value
         if self._converter is not None:
             value = self._converter(value)
         late = self._late
@@ -88,6 +90,16 @@ _NUMBERS: tuple[tuple[type, Any], ...] = (
     (float, float | int | np.integer | np.floating),
 )
 """A hint, and what is turned into a plain number of that type."""
+
+_AS_IT_IS = frozenset({bool, int, str})
+
+
+def _is_stored(value: Any) -> bool:
+    """Whether a value of the hint's own type is stored as it is: nearly all there are."""
+    if type(value) is float:
+        return bool(value) and value == value  # noqa: PLR0124 -- neither -0.0 nor NaN
+    return type(value) in _AS_IT_IS
+
 
 _CONVERTED: Any = (int, float, np.generic, tuple)
 _PLAIN_HINTS = frozenset({bool, int, float, str, Any})

@@ -15,8 +15,11 @@ import equinox as eqx
 from typing_extensions import dataclass_transform
 
 from ._buffer import enter_again
+from ._check import check_fields
 from ._compat import EquinoxMeta
 from ._field import field
+from ._methods import instrument
+from ._mode import Mode, as_mode, current_mode
 from ._registry import registry
 from ._resolve import complete, declare
 from ._settle import settle
@@ -64,13 +67,21 @@ class Module(eqx.Module, metaclass=Meta):
     `HyperError` when an instance is made with a value that cannot be static.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, check: Mode | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if check is not None:
+            registry.modes[cls] = as_mode(f"class {cls.__name__}", check)
+        said = registry.mode(cls)
+        if "full" in (said, current_mode(said)):
+            registry.modes[cls] = "full"
+            instrument(cls)
         declare(cls)
 
     def __check_init__(self) -> None:
+        __tracebackhide__ = True
         cls = type(self)
         if cls in registry.unsettled:
             settle(self)
         if cls in registry.buffers:
             enter_again(self, registry.buffers[cls])
+        check_fields(self)

@@ -79,6 +79,9 @@ class _Registry:
         self.places: dict[type, dict[str, Place]] = {}
         self.unsettled: set[type] = set()
         self.buffers: dict[type, tuple[str, ...]] = {}
+        self.modes: dict[type, Any] = {}
+        self.plans: dict[type, Any] = {}
+        """What is to be checked when an instance is made, as long as nothing changes."""
         self.version = 0
         self._specs: dict[type, tuple[FieldSpec, ...]] = {}
         self._lock = threading.Lock()
@@ -105,6 +108,10 @@ class _Registry:
             self.registrations[cls] = {**known, **options}
         self._invalidate()
 
+    def mode(self, cls: type) -> Any:
+        """How much a class says is to be checked, itself or by its nearest base."""
+        return next((self.modes[b] for b in cls.__mro__ if b in self.modes), None)
+
     def original(self, cls: type) -> type:
         """The class that a variant was made of; any other class is its own."""
         variant = self.variants.get(cls)
@@ -124,6 +131,7 @@ class _Registry:
         """Make everything derived from the registry be derived anew."""
         with self._lock:
             self._specs = {}
+            self.plans = {}
             self.version += 1
 
 

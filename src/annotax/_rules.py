@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import typing_extensions
 
+from ._class_checks import why_unchecked
 from ._errors import listing
 from ._field import FieldSpec, is_buffer, is_hyper
 from ._findings import (
@@ -46,6 +47,9 @@ def role_findings(subject: Subject) -> Iterator[Finding]:
                 if held.trainable
                 else _NOT_TRAINED,
             )
+    for spec, _ in subject.own:
+        if spec.role is not None and spec.name not in subject.late:
+            yield from _unchecked_findings(subject, spec)
     for late in subject.late.values():
         yield from _late_findings(subject, late)
 
@@ -139,6 +143,18 @@ def _params(cls: type, entered: set[type]) -> Iterator[str]:
 
 
 # --- annotations that could not be read ----------------------------------------------
+
+
+def _unchecked_findings(subject: Subject, spec: FieldSpec) -> Iterator[Finding]:
+    """A type that is known, and that nothing can judge."""
+    reason = why_unchecked(subject.cls, spec)
+    if reason is not None:
+        yield subject.finding(
+            UNCHECKED_HINT,
+            spec.name,
+            f"its type cannot be checked: {reason}",
+            "a type that can be, or Any to say that nothing is known",
+        )
 
 
 def _late_findings(subject: Subject, late: Late) -> Iterator[Finding]:

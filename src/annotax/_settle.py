@@ -14,7 +14,7 @@ import jax
 import jaxtyping
 import numpy as np
 
-from ._errors import AnnotationError, AnnotationWarning, explain_error
+from ._errors import AnnotationError, AnnotationWarning, explain_error, level_of_user
 from ._field import FieldSpec
 from ._hint import Hint
 from ._registry import Declaration, registry
@@ -40,8 +40,9 @@ def settle(module: Any) -> None:
     has_roles = any(spec.role is not None for spec in field_specs(cls))
     for base, spec in unread:
         if has_roles and _holds_data(getattr(module, spec.name, None)):
-            # The frames between here and the user: `__check_init__` and Equinox.
-            warnings.warn(_unread_message(base, spec), AnnotationWarning, stacklevel=4)
+            warnings.warn(
+                _unread_message(base, spec), AnnotationWarning, stacklevel=level_of_user()
+            )
 
 
 def _settle_class(cls: type, declaration: Declaration) -> list[FieldSpec]:

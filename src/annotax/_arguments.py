@@ -1,0 +1,157 @@
+"""The arguments of a method and its result, against its annotations.
+
+The checks are those of fields; here is only who is held against which annotation, and in
+what order. Sizes that the instance has bound come in from outside.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ._array_check import Check
+from ._checker import Checkers
+from ._checks import anything
+from ._dims import Sizes, UnboundError
+from ._errors import (
+    AnnotationError,
+    AnnotationWarning,
+    CheckError,
+    explain_error,
+    level_of_user,
+)
+from ._hint_text import hint_text
+from ._misfits import Problem, problem, problems_text
+from ._scope import Scope, class_scope
+
+
+class Argument(NamedTuple):
+    """One thing to check: an argument or the result."""
+
+    name: str
+    text: str
+    check: Check
+
+
+class MethodChecks(NamedTuple):
+    """The checks of one method, by how its arguments may be given."""
+
+    where: str
+    positional: tuple[Argument, ...]
+    rest: Argument | None
+    named: Mapping[str, Argument]
+    others: Argument | None
+    result: Argument
+
+    def check_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], sizes: Sizes
+    ) -> None:
+        """Check what is given. Too many or unknown ones are for the method to refuse."""
+        __tracebackhide__ = True
+        pairs = list(zip(self.positional, args, strict=False))
+        if self.rest is not None:
+            pairs += [(self.rest, value) for value in args[len(self.positional) :]]
+        for name, value in kwargs.items():
+            argument = self.named.get(name, self.others)
+            if argument is not None:
+                pairs.append((argument, value))
+        self._check(pairs, sizes)
+
+    def check_result(self, value: Any, sizes: Sizes) -> None:
+        """Check what is returned, with the sizes that the arguments have bound."""
+        __tracebackhide__ = True
+        self._check([(self.result, value)], sizes)
+
+    def _check(self, pairs: list[tuple[Argument, Any]], sizes: Sizes) -> None:
+        __tracebackhide__ = True
+        found: list[Problem] = []
+        late: list[tuple[Argument, Any]] = []
+        for argument, value in pairs:
+            sizes.binder = argument.name
+            try:
+                wrong = argument.check(value, sizes)
+            except UnboundError:
+                late.append((argument, value))
+                continue
+            found += [problem(f"({argument.name})", argument.text, w, sizes) for w in wrong]
+        for argument, value in late:
+            try:
+                wrong = argument.check(value, sizes)
+            except UnboundError as error:
+                _warn(f"{self.where}({argument.name})", argument.text, str(error))
+                continue
+            found += [problem(f"({argument.name})", argument.text, w, sizes) for w in wrong]
+        if found:
+            raise CheckError(problems_text(self.where, found))
+
+
+def method_checks(
+    cls: type, function: Any, skipped: int, known: Mapping[str, Any]
+) -> MethodChecks:
+    """The checks of a function in a class: all arguments but the first `skipped`.
+
+    `known` is what names in strings stood for when the class was made.
+
+    **Raises:** `AnnotationError` if an annotation is itself wrong.
+    """
+    where = f"{cls.__name__}.{function.__name__}"
+    own = {p.__name__: p for p in getattr(function, "__type_params__", ())}
+    outside: Any = getattr(inspect.unwrap(function), "__globals__", {})
+    scope = Scope(lambda: (own, known, *class_scope(cls, {}).layers, outside))
+    annotations = inspect.get_annotations(function)
+
+    def argument(name: str, shown: str) -> Argument:
+        if name not in annotations:
+            return Argument(shown, "", anything)
+        return _argument(cls, where, shown, annotations[name], scope)
+
+    parameters = list(inspect.signature(function).parameters.values())[skipped:]
+    made = {p.name: argument(p.name, p.name) for p in parameters}
+    by_kind = {kind: [p.name for p in parameters if p.kind is kind] for kind in _KINDS}
+    only, both, rest, named, others = (by_kind[kind] for kind in _KINDS)
+    return MethodChecks(
+        where=where,
+        positional=tuple(made[name] for name in (*only, *both)),
+        rest=made[rest[0]] if rest else None,
+        named={name: made[name] for name in (*both, *named)},
+        others=made[others[0]] if others else None,
+        result=argument("return", "result"),
+    )
+
+
+_KINDS = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.VAR_KEYWORD,
+)
+
+
+def _argument(cls: type, where: str, name: str, hint: Any, scope: Scope) -> Argument:
+    checkers = Checkers(cls, scope)
+    text = hint if isinstance(hint, str) else hint_text(hint)
+    try:
+        check = checkers.make(hint)
+    except ValueError as error:
+        raise AnnotationError(
+            explain_error(
+                f"{where}({name})",
+                f"the annotation is wrong: {error}",
+                found=text,
+            )
+        ) from error
+    if checkers.unchecked:
+        _warn(f"{where}({name})", text, "; ".join(checkers.unchecked))
+    return Argument(name, text, check)
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def _warn(where: str, text: str, reason: str) -> None:
+    if (where, text) in _warned:
+        return
+    _warned.add((where, text))
+    message = explain_error(where, f"the annotation is not checked: {reason}", found=text)
+    warnings.warn(message, AnnotationWarning, stacklevel=level_of_user())

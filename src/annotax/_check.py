@@ -1,0 +1,160 @@
+"""Whether the fields of an instance hold what their annotations say.
+
+Runs at the end of every construction and when somebody asks, never in flatten or
+unflatten: model-shaped trees of anything are legal. The methods of a class ask here for
+what an instance has bound.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import MISSING
+from typing import Any, TypeGuard
+
+from ._array_check import Check
+from ._class_checks import ClassChecks, Plan, class_checks, every_check, warn_unchecked
+from ._compat import SharedNode, instance_dict
+from ._dims import Sizes, UnboundError
+from ._errors import CheckError
+from ._field import FieldSpec
+from ._misfits import Problem, problem, problems_text
+from ._mismatch import Mismatch
+from ._mode import current_mode
+from ._registry import class_of, registry
+
+
+def check_fields(module: object) -> None:
+    """Check the fields of an instance that is being made, as far as the mode says.
+
+    **Raises:** `CheckError`, about all that does not fit at once.
+    """
+    __tracebackhide__ = True
+    cls = type(module)
+    mode = current_mode(registry.mode(cls) if registry.modes else None)
+    if mode == "off":
+        return
+    if mode == "full":
+        plan = every_check(cls)
+    else:
+        plan = registry.plans.get(cls) or class_checks(cls).roles
+    if fits_for_sure(module, plan):
+        return
+    found = find_problems(module, class_checks(cls), plan.all)
+    if found:
+        raise CheckError(problems_text(class_of(module).__name__, found))
+
+
+def fits(module: object) -> bool:
+    """Whether `check_fields` would find nothing in an instance."""
+    cls = type(module)
+    mode = current_mode(registry.mode(cls))
+    if mode == "off" or registry.original(cls) not in registry.declarations:
+        return True
+    plan = every_check(cls) if mode == "full" else class_checks(cls).roles
+    return fits_for_sure(module, plan) or not find_problems(
+        module, class_checks(cls), plan.all
+    )
+
+
+def fits_for_sure(module: object, plan: Plan) -> bool:
+    """Whether all fields fit. If not, some may fit all the same: the walk finds out."""
+    sizes = plan.quick(instance_dict(module))
+    return sizes is not None and (not plan.rest or _rest_fits(module, plan, sizes))
+
+
+def _rest_fits(module: object, plan: Plan, single: dict[str, int]) -> bool:
+    """Whether the other fields fit, too; what cannot be said yet is left to the walk."""
+    values = instance_dict(module)
+    sizes = Sizes()
+    sizes.single = single
+    for name in plan.sizes:
+        size = values.get(name)
+        if _is_size(size) and single.setdefault(name, size) != size:
+            return False
+    try:
+        return not any(check(values[name], sizes) for name, check in plan.rest)
+    except (UnboundError, KeyError):
+        return False
+
+
+def find_problems(
+    module: object, checks: ClassChecks, wanted: Sequence[tuple[str, Check]]
+) -> list[Problem]:
+    """What does not fit; the rest has bound the sizes that it is held against."""
+    walk = _Walk(module, checks)
+    left = walk.check(wanted)
+    while left:  # some needed a size that another one has bound only now
+        late = walk.check([(name, check) for name, check, _ in left])
+        if len(late) == len(left):
+            break
+        left = late
+    for name, _, reason in left:
+        warn_unchecked(walk.specs[name], reason)
+    return [one for name in walk.specs for one in walk.found.get(name, ())]
+
+
+class _Walk:
+    """One look at the fields of an instance."""
+
+    def __init__(self, module: object, checks: ClassChecks) -> None:
+        self.module = module
+        self.values = instance_dict(module)
+        self.specs: dict[str, FieldSpec] = {spec.name: spec for spec in checks.specs}
+        self.sizes = Sizes()
+        self.found: dict[str, list[Problem]] = {}
+        _bind_hypers(checks, self.values, self.sizes)
+
+    def check(self, wanted: Iterable[tuple[str, Check]]) -> list[tuple[str, Check, str]]:
+        """Check fields; returns those that could not be judged yet, and why."""
+        left: list[tuple[str, Check, str]] = []
+        for name, check in wanted:
+            self.sizes.binder = name
+            value = self._read(name)
+            if value is MISSING or isinstance(value, SharedNode):
+                continue
+            try:
+                wrong = check(value, self.sizes)
+            except UnboundError as error:
+                left.append((name, check, str(error)))
+                continue
+            if wrong:
+                self._keep(name, wrong)
+        return left
+
+    def _keep(self, name: str, wrong: Sequence[Mismatch]) -> None:
+        text = self.specs[name].text
+        self.found[name] = [problem(name, text, one, self.sizes) for one in wrong]
+
+    def _read(self, name: str) -> Any:
+        """A value, also if it is a default of the class, or if `adopt` has wrapped it."""
+        try:
+            return object.__getattribute__(self.module, name)
+        except AttributeError:
+            return MISSING
+
+
+def bound_sizes(module: object) -> Sizes:
+    """The sizes that the fields of an instance have bound; what does not fit binds none.
+
+    In the middle of `__init__` some fields are not there yet.
+    """
+    cls: type = type(module)
+    plan, values, sizes = every_check(cls), instance_dict(module), Sizes()
+    _bind_hypers(class_checks(cls), values, sizes)
+    for name, check in plan.all:
+        if name in values:
+            sizes.binder = f"the field {name}"
+            with suppress(UnboundError):
+                check(values[name], sizes)
+    return sizes
+
+
+def _bind_hypers(checks: ClassChecks, values: dict[str, Any], sizes: Sizes) -> None:
+    for name in checks.binding:
+        size = values.get(name)
+        if _is_size(size):
+            sizes.single[name] = size
+            sizes.bound_by[name] = "the Hyper"
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return type(value) is int and value >= 0

@@ -1,0 +1,179 @@
+"""What is checked of the fields of a class: made at its first construction, and kept.
+
+Fields without a role are checked in mode `full` alone, and nothing is made for them before:
+an annotation that nobody checks may say what it likes.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ._array_check import Check
+from ._checker import Checkers
+from ._compat import dim_text, is_array_hint
+from ._dims import Dims, read_dims
+from ._errors import AnnotationError, AnnotationWarning, explain_error, level_of_user
+from ._field import FieldSpec, is_hyper
+from ._held import held_types
+from ._quick import Quick, QuickField, make_quick, quick_field
+from ._registry import registry
+from ._scope import Scope, class_scope
+from ._specs import field_specs
+
+Checks = tuple[tuple[str, Check], ...]
+"""By the name of the field, in the order in which they are made."""
+
+
+class Plan(NamedTuple):
+    """How some fields of a class are checked: all of them, or those with a role.
+
+    `quick` looks at the plain ones; `rest` are the others. `sizes` are the Hypers that may
+    bind a size and that `quick` does not look at.
+    """
+
+    quick: Quick
+    rest: Checks
+    all: Checks
+    sizes: tuple[str, ...]
+
+
+class ClassChecks(NamedTuple):
+    """The checks of a class, and the Hypers that bind a size."""
+
+    specs: tuple[FieldSpec, ...]
+    binding: tuple[str, ...]
+    roles: Plan
+    every: Plan | None
+    """Made when it is first wanted."""
+    version: int
+    """That of the registry, up to which the specs are known to be these."""
+
+
+class _FieldCheck(NamedTuple):
+    """The check of one field; `rank` says how late it comes."""
+
+    spec: FieldSpec
+    check: Check
+    rank: int
+    quick: QuickField | None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+_made: dict[type, ClassChecks] = {}
+
+
+def class_checks(cls: type) -> ClassChecks:
+    """The checks of a class.
+
+    **Raises:** `AnnotationError` if an annotation is itself wrong. Warns, once, of one
+    that nothing can check.
+    """
+    found = _made.get(cls)
+    if found is None or found.version != registry.version:
+        plans = registry.plans
+        version, specs = registry.version, field_specs(cls)
+        if found is None or found.specs != specs:
+            binding = tuple(spec.name for spec in specs if is_hyper(spec.role))
+            with_role = [spec for spec in specs if spec.role is not None]
+            plan = _plan(cls, with_role, binding)
+            found = ClassChecks(specs, binding, plan, None, version)
+        found = _made[cls] = found._replace(version=version)
+        plans[cls] = found.roles
+    return found
+
+
+def every_check(cls: type) -> Plan:
+    """The checks of all fields of a class, those without a role included.
+
+    **Raises:** as `class_checks`.
+    """
+    checks = class_checks(cls)
+    if checks.every is None:
+        plan = _plan(cls, checks.specs, checks.binding)
+        checks = _made[cls] = checks._replace(every=plan)
+        return plan
+    return checks.every
+
+
+def _plan(cls: type, specs: Sequence[FieldSpec], binding: Sequence[str]) -> Plan:
+    made = [_make(cls, spec) for spec in specs]
+    # Where the first that comes decides, as in unions, the order of fields must not.
+    made.sort(key=lambda one: (one.rank, one.name if one.rank else ""))
+    quick = [one.quick for one in made if one.quick is not None]
+    seen = {one.name for one in quick if one.binds}
+    rest = tuple((one.name, one.check) for one in made if one.quick is None)
+    return Plan(
+        quick=make_quick(cls, quick, tells=bool(rest)),
+        rest=rest,
+        all=tuple((one.name, one.check) for one in made),
+        sizes=tuple(name for name in binding if name not in seen),
+    )
+
+
+def _make(cls: type, spec: FieldSpec) -> _FieldCheck:
+    made, unchecked = _judged(cls, spec)
+    if unchecked:
+        warn_unchecked(spec, unchecked)
+    return made
+
+
+def why_unchecked(cls: type, spec: FieldSpec) -> str | None:
+    """Why the annotation of a field is not checked, `None` if it is."""
+    try:
+        return _judged(cls, spec)[1] or None
+    except AnnotationError as error:
+        return str(error).partition("\n")[0].partition(": ")[2]
+
+
+def _judged(cls: type, spec: FieldSpec) -> tuple[_FieldCheck, str]:
+    """The check of a field, and what of its annotation nothing can judge."""
+    owner = spec.declared_by
+    scope = class_scope(owner, {one.name: one for one in field_specs(cls)})
+    checkers = Checkers(registry.original(cls), scope)
+    try:
+        check = checkers.make(spec.hint)
+        rank = _rank(spec.hint, scope)
+    except ValueError as error:
+        raise AnnotationError(
+            explain_error(
+                f"{owner.__name__}.{spec.name}",
+                f"the annotation is wrong: {error}",
+                found=spec.text,
+            )
+        ) from error
+    quick = quick_field(spec.name, spec.hint, is_hyper=is_hyper(spec.role))
+    return _FieldCheck(spec, check, rank, quick), "; ".join(checkers.unchecked)
+
+
+def _rank(hint: Any, scope: Scope) -> int:
+    """Plain names first: they bind, whatever the order of the fields is."""
+    held = held_types(hint, scope)
+    arrays = filter(is_array_hint, held.arrays)
+    ranks = [_dims_rank(read_dims(dim_text(array))) for array in arrays]
+    return max([*ranks, 1 if len(ranks) > 1 else 0])
+
+
+def _dims_rank(dims: Dims) -> int:
+    if any(dim.kind == "symbolic" for dim in dims.all):
+        return 2
+    return 0 if dims.simple is not None else 1
+
+
+_warned: set[tuple[type, str]] = set()
+
+
+def warn_unchecked(spec: FieldSpec, reason: str) -> None:
+    """Warn of a field that nothing can check, once for the class that declares it."""
+    place = (spec.declared_by, spec.name)
+    if place in _warned:
+        return
+    _warned.add(place)
+    message = explain_error(
+        f"{spec.declared_by.__name__}.{spec.name}",
+        f"the annotation is not checked: {reason}",
+        found=spec.text,
+    )
+    warnings.warn(message, AnnotationWarning, stacklevel=level_of_user())
