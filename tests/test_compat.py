@@ -331,7 +331,7 @@ def test_an_equation_is_a_function_of_its_variables():
 def test_operands_of_a_scan_are_counted():
     def program(w, carry, xs):
         def body(carry, x):
-            return (carry[0] * x["u"] + w, carry[1]), x["v"]
+            return (carry[0] * x["u"] + w, carry[1] * w), x["v"]
 
         return jax.lax.scan(body, (carry, carry), {"u": xs, "v": xs})
 
