@@ -1,7 +1,7 @@
 """Checks of arrays and of PyTrees, with jaxtyping's rules and a scope of our own."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from textwrap import shorten
 from typing import Any
 
@@ -27,6 +27,7 @@ _tree_util: Any = jax.tree_util
 # --- arrays --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def array_check(hint: Any) -> Check:
     """The check of one of jaxtyping's array types."""
     dims = read_dims(dim_text(hint))

@@ -11,7 +11,14 @@ from dataclasses import MISSING
 from typing import Any, TypeGuard
 
 from ._array_check import Check
-from ._class_checks import ClassChecks, Plan, class_checks, every_check, warn_unchecked
+from ._class_checks import (
+    ClassChecks,
+    Plan,
+    class_checks,
+    every_check,
+    walk_checks,
+    warn_unchecked,
+)
 from ._compat import SharedNode, instance_dict
 from ._dims import Sizes, UnboundError
 from ._errors import CheckError
@@ -38,7 +45,7 @@ def check_fields(module: object) -> None:
         plan = registry.plans.get(cls) or class_checks(cls).roles
     if fits_for_sure(module, plan):
         return
-    found = find_problems(module, class_checks(cls), plan.all)
+    found = find_problems(module, every=mode == "full")
     if found:
         raise CheckError(problems_text(class_of(module).__name__, found))
 
@@ -50,9 +57,7 @@ def fits(module: object) -> bool:
     if mode == "off" or registry.original(cls) not in registry.declarations:
         return True
     plan = every_check(cls) if mode == "full" else class_checks(cls).roles
-    return fits_for_sure(module, plan) or not find_problems(
-        module, class_checks(cls), plan.all
-    )
+    return fits_for_sure(module, plan) or not find_problems(module, every=mode == "full")
 
 
 def fits_for_sure(module: object, plan: Plan) -> bool:
@@ -76,12 +81,14 @@ def _rest_fits(module: object, plan: Plan, single: dict[str, int]) -> bool:
         return False
 
 
-def find_problems(
-    module: object, checks: ClassChecks, wanted: Sequence[tuple[str, Check]]
-) -> list[Problem]:
-    """What does not fit; the rest has bound the sizes that it is held against."""
-    walk = _Walk(module, checks)
-    left = walk.check(wanted)
+def find_problems(module: object, *, every: bool = False) -> list[Problem]:
+    """What does not fit of the fields with a role, or of all.
+
+    What fits has bound the sizes that the rest is held against.
+    """
+    cls = type(module)
+    walk = _Walk(module, class_checks(cls))
+    left = walk.check(walk_checks(cls, every=every))
     while left:  # some needed a size that another one has bound only now
         late = walk.check([(name, check) for name, check, _ in left])
         if len(late) == len(left):
@@ -138,9 +145,9 @@ def bound_sizes(module: object) -> Sizes:
     In the middle of `__init__` some fields are not there yet.
     """
     cls: type = type(module)
-    plan, values, sizes = every_check(cls), instance_dict(module), Sizes()
+    values, sizes = instance_dict(module), Sizes()
     _bind_hypers(class_checks(cls), values, sizes)
-    for name, check in plan.all:
+    for name, check in walk_checks(cls, every=True):
         if name in values:
             sizes.binder = f"the field {name}"
             with suppress(UnboundError):

@@ -3,6 +3,7 @@
 import collections.abc
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, cast
 
 import jax
@@ -28,6 +29,7 @@ def any_callable(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
     return OK if callable(value) else [wrong_type(value)]
 
 
+@lru_cache(maxsize=1024)
 def instance(cls: type) -> Check:
     stands_for_array = issubclass(jax.Array, cls)
 

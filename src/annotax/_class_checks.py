@@ -15,7 +15,7 @@ from ._dims import Dims, read_dims
 from ._errors import AnnotationError, AnnotationWarning, explain_error, level_of_user
 from ._field import FieldSpec, is_hyper
 from ._held import held_types
-from ._quick import Quick, QuickField, make_quick, quick_field
+from ._quick import Quick, make_quick, quick_field
 from ._registry import registry
 from ._scope import Scope, class_scope
 from ._specs import field_specs
@@ -33,7 +33,6 @@ class Plan(NamedTuple):
 
     quick: Quick
     rest: Checks
-    all: Checks
     sizes: tuple[str, ...]
 
 
@@ -55,11 +54,6 @@ class _FieldCheck(NamedTuple):
     spec: FieldSpec
     check: Check
     rank: int
-    quick: QuickField | None
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
 
 
 _made: dict[type, ClassChecks] = {}
@@ -99,18 +93,41 @@ def every_check(cls: type) -> Plan:
 
 
 def _plan(cls: type, specs: Sequence[FieldSpec], binding: Sequence[str]) -> Plan:
-    made = [_make(cls, spec) for spec in specs]
-    # Where the first that comes decides, as in unions, the order of fields must not.
-    made.sort(key=lambda one: (one.rank, one.name if one.rank else ""))
-    quick = [one.quick for one in made if one.quick is not None]
-    seen = {one.name for one in quick if one.binds}
-    rest = tuple((one.name, one.check) for one in made if one.quick is None)
+    looks = {
+        spec.name: quick_field(spec.name, spec.hint, is_hyper=is_hyper(spec.role))
+        for spec in specs
+    }
+    quick = [look for look in looks.values() if look is not None]
+    rest = _checks(cls, [spec for spec in specs if looks[spec.name] is None])
+    seen = {look.name for look in quick if look.binds}
     return Plan(
-        quick=make_quick(cls, quick, tells=bool(rest)),
+        quick=make_quick(quick, tells=bool(rest)),
         rest=rest,
-        all=tuple((one.name, one.check) for one in made),
         sizes=tuple(name for name in binding if name not in seen),
     )
+
+
+def _checks(cls: type, specs: Sequence[FieldSpec]) -> Checks:
+    made = [_make(cls, spec) for spec in specs]
+    # Where the first that comes decides, as in unions, the order of fields must not.
+    made.sort(key=lambda one: (one.rank, one.spec.name if one.rank else ""))
+    return tuple((one.spec.name, one.check) for one in made)
+
+
+_walks: dict[tuple[type, bool], tuple[ClassChecks, Checks]] = {}
+
+
+def walk_checks(cls: type, *, every: bool) -> Checks:
+    """The checks that say what is wrong, of fields with a role or of all.
+
+    Made when one is first wanted: of most classes none ever is.
+    """
+    checks = class_checks(cls)
+    found = _walks.get((cls, every))
+    if found is None or found[0].specs is not checks.specs:
+        specs = [spec for spec in checks.specs if every or spec.role is not None]
+        found = _walks[cls, every] = checks, _checks(cls, specs)
+    return found[1]
 
 
 def _make(cls: type, spec: FieldSpec) -> _FieldCheck:
@@ -144,8 +161,7 @@ def _judged(cls: type, spec: FieldSpec) -> tuple[_FieldCheck, str]:
                 found=spec.text,
             )
         ) from error
-    quick = quick_field(spec.name, spec.hint, is_hyper=is_hyper(spec.role))
-    return _FieldCheck(spec, check, rank, quick), "; ".join(checkers.unchecked)
+    return _FieldCheck(spec, check, rank), "; ".join(checkers.unchecked)
 
 
 def _rank(hint: Any, scope: Scope) -> int:

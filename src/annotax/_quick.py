@@ -73,7 +73,7 @@ def quick_field(name: str, hint: Any, *, is_hyper: bool) -> QuickField | None:
         is_plain = inner is not None and inner.dims is not None
         return inner._replace(optional=True) if inner and is_plain else None
     if is_array_hint(hint):
-        dims, wanted = read_dims(dim_text(hint)).simple, array_type(hint)
+        dims, wanted = _simple_dims(hint), array_type(hint)
         is_ours = isinstance(wanted, type) and issubclass(jax.Array, wanted)
         plain = dims is not None and is_ours
         return QuickField(name, _dtypes(hint), dims) if plain else None
@@ -82,13 +82,20 @@ def quick_field(name: str, hint: Any, *, is_hyper: bool) -> QuickField | None:
     return None
 
 
-def make_quick(cls: type, fields: Iterable[QuickField], *, tells: bool) -> Quick:
-    """The function for a class, from its source. Unless it `tells`, it gives no sizes."""
+def _simple_dims(hint: Any) -> tuple[int | str, ...] | None:
+    try:
+        return read_dims(dim_text(hint)).simple
+    except ValueError:  # a wrong one, of which the walk tells
+        return None
+
+
+def make_quick(fields: Iterable[QuickField], *, tells: bool) -> Quick:
+    """The function for some fields, from source. Unless it `tells`, it gives no sizes."""
     ordered = sorted(fields, key=lambda field: (field.dims is not None, field.optional))
     source = _Source()
     for field in ordered:
         source.add(field)
-    return source.compiled(f"annotax checks {cls.__module__}.{cls.__qualname__}", tells)
+    return source.compiled(tells)
 
 
 class _Source:
@@ -163,23 +170,33 @@ class _Source:
     def _variable(self, name: str) -> str:
         return self._variables.setdefault(name, f"s{len(self._variables)}")
 
-    def compiled(self, name: str, tells: bool) -> Quick:
-        """The function. Its source is put where `inspect` and debuggers look for it."""
+    def compiled(self, tells: bool) -> Quick:
+        """The function."""
         told = self._variables.items() if tells else ()
         pairs = ", ".join(f"{name!r}: {variable}" for name, variable in told)
         start = [f"  {self._variables[name]} = None" for name in sorted(self._perhaps)]
         lines = [
-            "def quick(values):",
+            f"def make({', '.join(self._constants)}):",
+            " def quick(values):",
             "  # an attribute that is not set is for the walk to find elsewhere",
             "  try:",
             *(f"  {line}" for line in start),
             *(f"    {line}" for line in self._lines),
             f"    return {{{pairs}}}",
             "  except KeyError: return None",
+            " return quick",
         ]
-        text = "\n".join(lines) + "\n"
-        file = f"<{name} {next(_numbers)}>"  # several classes may have one name
-        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        space: dict[str, Any] = dict(self._constants)
-        exec(compile(text, file, "exec"), space)
-        return space["quick"]
+        return _maker("\n".join(lines) + "\n")(*self._constants.values())
+
+
+@lru_cache(maxsize=1024)
+def _maker(text: str) -> Callable[..., Quick]:
+    """What makes a function from its constants: classes that look alike share the code.
+
+    The source is put where `inspect` and debuggers look for it.
+    """
+    file = f"<annotax checks {next(_numbers)}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    space: dict[str, Any] = {}
+    exec(compile(text, file, "exec"), space)
+    return space["make"]

@@ -107,7 +107,7 @@ def _of_module(module: object) -> Sequence[Problem]:
     checks = class_checks(cls)
     if fits_for_sure(module, checks.roles):
         return ()
-    return find_problems(module, checks, checks.roles.all)
+    return find_problems(module)
 
 
 def _static_tree(module: object, name: str) -> View | None:

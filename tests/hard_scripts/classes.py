@@ -13,7 +13,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 import annotax as anx
@@ -47,7 +46,7 @@ def plain(n: int) -> Any:
 
 
 def make(kind: str, numbers: range) -> None:
-    arrays = (np.ones((2, 3)), None, jnp.ones(3))
+    arrays = (jnp.ones((2, 3)), None, jnp.ones(3))
     for n in numbers:
         if kind == "annotated":
             anx.params(annotated(n)(*arrays, 0.5, 2))
