@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
+import annotax as anx
 from _ratio import THREAD, Call
 from test_module import make_class, make_plain_class
 
@@ -29,10 +30,19 @@ class Jaxtyped(eqx.Module):
     rate: float = eqx.field(static=True)
 
 
-# One entry for each row. A mode of checks is another entry, with its `checking` around it.
+ANNOTATED = make_class()
+
+
+def unchecked(*values: Any) -> Any:
+    """An instance whose shapes nobody looks at."""
+    with anx.checking("off"):
+        return ANNOTATED(*values)
+
+
 WAYS: dict[str, Callable[..., Any]] = {
     "Equinox": make_plain_class(),
-    "**annotax**, Hypers and Buffers, no shapes": make_class(),
+    '**annotax**, `checking("off")`': unchecked,
+    "**annotax**, shapes checked": ANNOTATED,
     "Equinox with `jaxtyped(typechecker=beartype)`": Jaxtyped,
 }
 

@@ -69,12 +69,14 @@ class Module(eqx.Module, metaclass=Meta):
 
     def __init_subclass__(cls, *, check: Mode | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if check is not None:
-            registry.modes[cls] = as_mode(f"class {cls.__name__}", check)
-        said = registry.mode(cls)
+        said = None if check is None else as_mode(f"class {cls.__name__}", check)
+        for base in cls.__mro__:
+            said = said or registry.modes.get(base)
         if "full" in (said, current_mode(said)):
-            registry.modes[cls] = "full"
+            said = "full"
             instrument(cls)
+        if said:
+            registry.modes[cls] = said
         declare(cls)
 
     def __check_init__(self) -> None:

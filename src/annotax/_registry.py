@@ -109,8 +109,8 @@ class _Registry:
         self._invalidate()
 
     def mode(self, cls: type) -> Any:
-        """How much a class says is to be checked, itself or by its nearest base."""
-        return next((self.modes[b] for b in cls.__mro__ if b in self.modes), None)
+        """How much a class says is to be checked; it takes over what its bases say."""
+        return self.modes.get(self.original(cls))
 
     def original(self, cls: type) -> type:
         """The class that a variant was made of; any other class is its own."""
