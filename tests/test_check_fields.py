@@ -1,6 +1,7 @@
 """Fields are checked at the end of every construction, against all that a hint can say."""
 
 import collections
+import contextlib
 import copy
 import enum
 import functools
@@ -946,3 +947,49 @@ def test_a_hyper_of_an_ensemble_is_replaced_and_a_field_that_did_fit_must_fit_ag
     frozen = anx.freeze(Sized(jnp.ones(3)), anx.everything)
     with pytest.raises(anx.CheckError, match=r"Sized\.weight"):
         anx.replace(frozen, weight=jnp.ones((4, 3)))
+
+
+# --- what a stranger found -------------------------------------------------------------
+
+
+def test_a_protocol_with_attributes_among_the_types():
+    class Model(anx.Module):
+        weight: anx.Param[Array]
+        dtype: anx.Hyper[jax.typing.DTypeLike] = jnp.float32
+
+    assert Model(ones(3)).dtype is jnp.float32
+
+
+def test_who_set_a_size_is_who_fits():
+    class Model(anx.Module):
+        a: anx.Param[Float[Array, "n n"]]
+        b: anx.Param[Float[Array, "n n"]]
+        c: anx.Param[Float[Array, "n n"]]
+
+    with pytest.raises(anx.CheckError) as caught:
+        Model(ones((1, 2)), ones((3, 3)), ones((4, 4)))
+    assert "axis 0 is 4, but n is 3 (set by b)" in str(caught.value)
+
+
+def test_a_malformed_dimension_in_a_string_is_no_missing_name():
+    class Model(anx.Module):
+        weight: "anx.Param[Float[Array, '*a *b']]"
+
+    with pytest.raises(anx.AnnotationError, match=r"the annotation is wrong"):
+        Model(ones(3))
+
+
+def test_a_check_of_a_user_is_not_switched_off_with_ours():
+    made = []
+
+    class Watched(anx.Module):
+        weight: anx.Param[Float[Array, " n"]]
+        rate: anx.Hyper[float] = 0.1
+
+        def __check_init__(self):
+            with contextlib.suppress(anx.CheckError):
+                made.append(Sized(jnp.asarray(3.0)))
+
+    ensemble = eqx.filter_vmap(Watched)(ones((4, 3)))
+    anx.replace(ensemble, rate=0.2)
+    assert made == []

@@ -652,11 +652,46 @@ def test_a_name_that_does_not_exist_is_told_once():
 
 def test_an_annotation_that_cannot_be_meant():
     class Model(anx.Module):
-        def apply(self, x: Float[Array, "{n}"]) -> int:
+        def apply(self, x: Float[Array, "n+"]) -> int:
             return 1
 
     with pytest.raises(anx.AnnotationError, match="the annotation is wrong"):
         Model().apply(ones(3))
+
+
+def test_sizes_from_arguments_are_those_of_the_call():
+    class Model(anx.Module):
+        width: anx.Hyper[int]
+
+        @staticmethod
+        def full(size: int, value: float = 0.0) -> Float[Array, "{size}"]:
+            return jnp.full(3, value)
+
+        def apply(self, x: Float[Array, "{self.width}+1"]) -> Array:
+            return x
+
+        def unknown(self, x: Float[Array, "{height}"]) -> Array:
+            return x
+
+    assert Model.full(3).shape == (3,)
+    refused(lambda: Model.full(size=4), "Model.full(result)")
+    assert Model(2).apply(ones(3)).shape == (3,)
+    refused(lambda: Model(3).apply(ones(3)), "Model.apply(x)")
+    with pytest.warns(anx.AnnotationWarning, match="needs the size of 'height'"):
+        Model(2).unknown(ones(3))
+
+
+def test_a_property_that_hands_out_a_leaf_can_be_pointed_at():
+    class Model(anx.Module):
+        weight: anx.Param[Float[Array, " n"]]
+
+        @property
+        def same(self) -> Float[Array, " n"]:
+            return self.weight
+
+    model = Model(ones(3))
+    assert eqx.tree_at(lambda m: m.same, model, jnp.zeros(3)).weight[0] == 0
+    assert anx.at(lambda m: m.same).paths(model) == ("weight",)
 
 
 def test_a_size_that_nothing_binds_is_told():

@@ -135,7 +135,8 @@ def role_read(annotation):
     as well is as good as refused.
     """
     try:
-        instance = class_of(anx.Module, annotation)(3)
+        with anx.checking("off"):  # it is about roles: the value fits next to nothing
+            instance = class_of(anx.Module, annotation)(3)
     except anx.AnnotationError as error:
         return str(error)
     except TypeError as error:

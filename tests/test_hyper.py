@@ -291,4 +291,5 @@ def test_a_tuple_of_another_length_is_left_as_it_is():
         sizes: anx.Hyper[tuple[float, float]]
 
     assert list(map(type, Model((1, 2)).sizes)) == [float, float]
-    assert list(map(type, Model((1, 2, 3)).sizes)) == [int, int, int]
+    with anx.checking("off"):
+        assert list(map(type, Model((1, 2, 3)).sizes)) == [int, int, int]

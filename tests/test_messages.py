@@ -1,4 +1,8 @@
-"""The text of every message: class or path, what was expected, what was found, the fix."""
+"""The text of every message: class or path, what was expected, what was found, the fix.
+
+Those of the checks are in `test_check_messages.py`, those of checkpoints in
+`test_checkpoint_messages.py`.
+"""
 
 import dataclasses
 import textwrap

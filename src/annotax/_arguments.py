@@ -42,6 +42,21 @@ class MethodChecks(NamedTuple):
     named: Mapping[str, Argument]
     others: Argument | None
     result: Argument
+    signature: inspect.Signature | None
+    """If a dimension is computed from arguments, as `{size}`."""
+
+    def give_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], sizes: Sizes
+    ) -> None:
+        """Keep what `{size}` in a dimension may name."""
+        if self.signature is None:
+            return
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:  # for the method to refuse
+            return
+        bound.apply_defaults()
+        sizes.arguments = bound.arguments
 
     def check_arguments(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], sizes: Sizes
@@ -105,10 +120,12 @@ def method_checks(
             return Argument(shown, "", anything)
         return _argument(cls, where, shown, annotations[name], scope)
 
-    parameters = list(inspect.signature(function).parameters.values())[skipped:]
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[skipped:]
     made = {p.name: argument(p.name, p.name) for p in parameters}
     by_kind = {kind: [p.name for p in parameters if p.kind is kind] for kind in _KINDS}
     only, both, rest, named, others = (by_kind[kind] for kind in _KINDS)
+    texts = [a if isinstance(a, str) else hint_text(a) for a in annotations.values()]
     return MethodChecks(
         where=where,
         positional=tuple(made[name] for name in (*only, *both)),
@@ -116,6 +133,9 @@ def method_checks(
         named={name: made[name] for name in (*both, *named)},
         others=made[others[0]] if others else None,
         result=argument("return", "result"),
+        signature=inspect.signature(function)
+        if any("{" in text for text in texts)
+        else None,
     )
 
 
@@ -129,7 +149,7 @@ _KINDS = (
 
 
 def _argument(cls: type, where: str, name: str, hint: Any, scope: Scope) -> Argument:
-    checkers = Checkers(cls, scope)
+    checkers = Checkers(cls, scope, in_method=True)
     text = hint if isinstance(hint, str) else hint_text(hint)
     try:
         check = checkers.make(hint)

@@ -177,7 +177,8 @@ def _fits_structure(text: str, treedef: Any, sizes: Sizes) -> bool:
     known = sizes.structures
     names = text.split()
     if names == [text]:
-        sizes.note(text)
+        if text not in known:
+            sizes.note(text)
         return known.setdefault(text, treedef) == treedef
     ends = [names[0] == "...", names[-1] == "..."]
     tree: Any = 0

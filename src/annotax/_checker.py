@@ -44,6 +44,7 @@ from ._checks import (
 from ._compat import (
     ALIAS_TYPES,
     alias_value,
+    dim_text,
     is_array_dtype,
     is_array_hint,
     pytree_leaf_hint,
@@ -79,7 +80,8 @@ class Checkers:
     `unchecked` collects what nothing can judge, with the reason.
     """
 
-    def __init__(self, owner: type, scope: Scope) -> None:
+    def __init__(self, owner: type, scope: Scope, *, in_method: bool = False) -> None:
+        self.in_method = in_method
         self.owner = owner
         self.scope = scope
         self.unchecked: list[str] = []
@@ -96,6 +98,9 @@ class Checkers:
         if hint is None or hint is type(None):
             return none
         if is_array_hint(hint):
+            text = dim_text(hint)
+            if "{" in text and not self.in_method:
+                raise ValueError(f"a field has nothing to put into the dimension {text!r}")
             return array_check(hint)
         if isinstance(hint, ForwardRef | str):
             return self._string(hint if isinstance(hint, str) else hint.__forward_arg__)
@@ -221,6 +226,8 @@ class Checkers:
         try:
             return evaluate(tree, self.scope)
         except UnresolvedError as error:
+            if isinstance(error.__cause__, ValueError):  # jaxtyping's, of dimensions
+                raise ValueError(str(error.__cause__)) from error  # noqa: TRY004 -- it is what `make` raises
             self.unchecked.append(f"{error.__cause__}")
             return MISSING
 

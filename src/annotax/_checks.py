@@ -31,7 +31,7 @@ def any_callable(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
 
 @lru_cache(maxsize=1024)
 def instance(cls: type) -> Check:
-    stands_for_array = issubclass(jax.Array, cls)
+    stands_for_array = _is_base_of_array(cls)
 
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
         if isinstance(value, cls):
@@ -41,6 +41,13 @@ def instance(cls: type) -> Check:
         return [no_array(value, cls) if stands_for_array else wrong_type(value)]
 
     return check
+
+
+def _is_base_of_array(cls: type) -> bool:
+    try:
+        return issubclass(jax.Array, cls)
+    except TypeError:  # a protocol with attributes, as in `jax.typing.DTypeLike`
+        return False
 
 
 def subclass(cls: type | tuple[type, ...]) -> Check:

@@ -161,7 +161,7 @@ def _judged(cls: type, spec: FieldSpec) -> tuple[_FieldCheck, str]:
                 found=spec.text,
             )
         ) from error
-    return _FieldCheck(spec, check, rank), "; ".join(checkers.unchecked)
+    return _FieldCheck(spec, check, rank), "; ".join(dict.fromkeys(checkers.unchecked))
 
 
 def _rank(hint: Any, scope: Scope) -> int:

@@ -5,7 +5,7 @@ does not fit is told axis by axis, against sizes that a model's own fields have 
 rules are jaxtyping's; `tests/test_agreement.py` holds the two together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import CodeType
 from typing import Any, Literal, NamedTuple
@@ -27,6 +27,8 @@ class Dim(NamedTuple):
     variadic: bool = False
     by_leaf: bool = False
     """`?name`: another size for each leaf of a PyTree."""
+    template: bool = False
+    """`{name}`: `code` gives the text to compute, from the arguments of a method."""
 
 
 class Dims(NamedTuple):
@@ -67,13 +69,23 @@ class Misfit(NamedTuple):
 class Sizes:
     """What is known in one scope, and for the message: who said so first."""
 
-    __slots__ = ("binder", "bound_by", "leaf", "single", "structures", "variadic")
+    __slots__ = (
+        "arguments",
+        "binder",
+        "bound_by",
+        "leaf",
+        "single",
+        "structures",
+        "variadic",
+    )
 
     def __init__(self) -> None:
         self.single: dict[str, int] = {}
         self.variadic: dict[str, tuple[bool, Shape]] = {}
         self.structures: dict[str, Any] = {}
         self.bound_by: dict[str, str] = {}
+        self.arguments: Mapping[str, Any] = {}
+        """What a method was called with, for `{name}`."""
         self.binder = ""
         """Who binds now."""
         self.leaf = ""
@@ -89,7 +101,7 @@ class Sizes:
 
     def note(self, name: str) -> None:
         """Keep who bound a name first."""
-        self.bound_by.setdefault(name, self.binder)
+        self.bound_by[name] = self.binder
 
 
 class UnboundError(Exception):
@@ -135,12 +147,12 @@ def _read_dim(token: str) -> Dim:
     try:
         return Dim(token, "fixed", size=int(rest), broadcast=broadcast)
     except ValueError:
-        return Dim(token, "symbolic", code=_compiled(rest), broadcast=broadcast)
+        template = "{" in rest
+        code = _compiled(f"f{rest!r}" if template else rest)
+        return Dim(token, "symbolic", code=code, broadcast=broadcast, template=template)
 
 
 def _compiled(text: str) -> CodeType:
-    if "{" in text:
-        raise ValueError(f"a field has nothing to put into the dimension {text!r}")
     try:
         return compile(text, "<dimension>", "eval")
     except (SyntaxError, ValueError) as error:
@@ -209,7 +221,10 @@ def _known(dim: Dim, name: str, sizes: Sizes) -> Any:
     if dim.code is None:
         return dim.size
     try:
-        return eval(dim.code, {}, sizes.single)
+        code = dim.code
+        if dim.template:
+            code = compile(eval(code, {}, sizes.arguments), "<dimension>", "eval")
+        return eval(code, {}, sizes.single)
     except NameError as error:
         raise UnboundError(f"{dim.text!r} needs the size of {error.name!r}") from error
     except Exception as error:

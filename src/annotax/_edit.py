@@ -99,23 +99,26 @@ def _module(edit: Edit, module: object, check: bool) -> Any:
         given = value if converter is None else converter(value)
         object.__setattr__(new, name, with_static_items(given) if name in mixed else given)
     if check:
-        with nullcontext() if fits(module) else checking("off"):
-            _check_again(new)
+        _check_again(new, fields=fits(module))
     return new
 
 
-def _check_again(module: object) -> None:
+_MODULE = f"{__package__}._module"
+
+
+def _check_again(module: object, *, fields: bool) -> None:
     """Run every `__check_init__` of a changed module.
 
-    Fields are checked in the last one, if they did fit before: an ensemble, or a half of a
-    partitioned model, does not fit its annotations, and its Hypers may be changed all the
-    same.
+    Annotations are held against the `fields` if they did fit before: an ensemble, or a half
+    of a partitioned model, does not fit, and its Hypers may be changed all the same.
     """
     __tracebackhide__ = True
     for base in type(module).__mro__:
         check_init = base.__dict__.get("__check_init__")
         if check_init is not None:
-            check_init(module)
+            is_ours = base.__module__ == _MODULE and base.__name__ == "Module"
+            with checking("off") if is_ours and not fields else nullcontext():
+                check_init(module)
 
 
 class Missing(NamedTuple):

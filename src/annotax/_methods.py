@@ -18,13 +18,16 @@ import jaxtyping
 
 from ._arguments import method_checks
 from ._check import bound_sizes
-from ._compat import own_annotations
+from ._compat import ARRAY_TYPES, own_annotations
 from ._dims import Sizes
 from ._inside import new_context, tell_jaxtyping
 from ._mode import current_mode
 from ._registry import registry
 from ._scope import class_scope
 from ._source import names_in
+
+_PLAIN = (bool, int, float, complex, str, tuple, list, dict, type(None))
+_tree_leaves: Any = jax.tree_util.tree_leaves
 
 _NEVER = frozenset(
     {"__init__", "__new__", "__init_subclass__", "__class_getitem__", "__check_init__"}
@@ -101,14 +104,26 @@ def _checked(cls: type, function: Any, kind: _Kind) -> Any:
             return function(*args, **kwargs)
         sizes = bound_sizes(args[0]) if kind is _Kind.INSTANCE else Sizes()
         method = checks()
+        method.give_arguments(args, kwargs, sizes)
         method.check_arguments(args[skipped:], kwargs, sizes)
         with new_context():
             tell_jaxtyping(sizes)
             result = function(*args, **kwargs)
-        method.check_result(result, sizes)
+        if not (kind is _Kind.INSTANCE and _is_stand_in(result, args[0])):
+            method.check_result(result, sizes)
         return result
 
     return checked
+
+
+def _is_stand_in(result: Any, module: object) -> bool:
+    """Whether a method hands out a leaf of a tree that only has the shape of a model.
+
+    `equinox.tree_at` and `at` ask with marks in place of arrays where a leaf is.
+    """
+    if isinstance(result, ARRAY_TYPES) or type(result) in _PLAIN:
+        return False
+    return any(result is leaf for leaf in _tree_leaves(module))
 
 
 def _is_checkable(function: Any) -> bool:

@@ -73,7 +73,7 @@ def _block(one: Problem) -> list[str]:
 
 def _detail(misfit: Misfit, sizes: Sizes) -> str:
     if misfit.bound is None:  # the number of axes
-        return f"{_axes(misfit.found)} instead of {misfit.text}"
+        return f"{counted_axes(misfit.found)} instead of {misfit.text}"
     if misfit.axis is None:
         start = f"the axes are {misfit.found}"
     else:
@@ -85,5 +85,6 @@ def _detail(misfit: Misfit, sizes: Sizes) -> str:
     return f"{start}, but {misfit.text} is {misfit.bound}{by}"
 
 
-def _axes(count: int) -> str:
+def counted_axes(count: int) -> str:
+    """A number of axes in words."""
     return "1 axis" if count == 1 else f"{count} axes"

@@ -17,7 +17,7 @@ from ._class_checks import class_checks
 from ._errors import CheckError
 from ._layout import is_array, is_inexact_array
 from ._leaves import Leaves
-from ._misfits import Problem, problems_text
+from ._misfits import Problem, counted_axes, problems_text
 from ._mismatch import Mismatch, found_text
 from ._node import field_value, is_module
 from ._path import join
@@ -143,7 +143,7 @@ def _of_leaves(seen: View, axes: Sequence[Axes]) -> Iterator[Problem]:
         names = [*(axis.name for axis in leading), *(name or "_" for name in entry.axes)]
         found = len(leaf.shape)
         if len(names) != found:
-            detail = (f"{found} axes instead of {len(names)}",)
+            detail = (f"{counted_axes(found)} instead of {len(names)}",)
             text = f"axes {' '.join(names)!r}"
             yield Problem(entry.path, text, Mismatch(found_text(leaf)), detail)
 
