@@ -66,7 +66,7 @@ def compare(report: Callable[[Row], None], benchmark: Any) -> Callable[..., None
         *,
         aim: float | None = None,
         at_least: bool = False,
-        seconds: float = 2.0,
+        seconds: float = 1.0,
         clock: Clock = THREAD,
     ) -> None:
         paired = in_turns(ours, twin, seconds=seconds, clock=clock)
@@ -80,7 +80,7 @@ def compare(report: Callable[[Row], None], benchmark: Any) -> Callable[..., None
                 f", {paired.rounds} rounds",
             )
         )
-        benchmark.pedantic(ours, rounds=10, iterations=calls_per_round(ours))
+        benchmark.pedantic(ours, rounds=3, iterations=calls_per_round(ours))
 
     return run
 

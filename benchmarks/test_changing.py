@@ -17,7 +17,7 @@ import pytest
 import annotax as anx
 from _ratio import THREAD, Row, duration, without_gc
 from _twins import Layer, PlainLayer, PlainStack, Stack, layers, mix, values
-from test_module import make_class
+from test_module import ARRAYS, make_class
 
 CHANGED = 1000  # modules, where changing is timed
 MODULES = 200  # where flatten and unflatten are
@@ -153,11 +153,10 @@ def test_first_freeze(report: Callable[[Row], None], benchmark: Any) -> None:
 
     The twin is making the class itself. Each round has a class of its own.
     """
-    arrays = values(3)
-    anx.freeze(make_class()(*arrays, 0.1), anx.by_path("weight"))
+    anx.freeze(make_class()(*ARRAYS, 0.1), anx.by_path("weight"))
 
     def first(cls: type) -> float:
-        module = cls(*arrays, 0.1)
+        module = cls(*ARRAYS, 0.1)
         return timed(lambda: anx.freeze(module, anx.by_path("weight")))
 
     with without_gc():

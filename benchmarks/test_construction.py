@@ -8,16 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
 import annotax as anx
 from _ratio import THREAD, Call
-from test_module import make_class, make_plain_class
+from test_module import ARRAYS, make_class, make_plain_class
 
 TITLE = "Construction: an instance with four fields, as a ratio to plain Equinox"
-ARRAYS = (jnp.ones((2, 3)), jnp.ones(2), jnp.ones(3))
 
 
 @jaxtyped(typechecker=beartype)

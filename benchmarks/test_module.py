@@ -11,6 +11,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import pytest
 from jaxtyping import Array, Float
 
@@ -88,6 +89,10 @@ def test_construct(compare: Any) -> None:
     )
 
 
+ARRAYS = (jnp.ones((2, 3)), jnp.ones(2), jnp.ones(3))
+"""What fits the annotations of the two classes."""
+
+
 def make_class() -> type:
     """Two Params, a Buffer and a Hyper."""
 
@@ -124,7 +129,7 @@ def readers(make: Callable[[], Any], name: str) -> Callable[[], None]:
     happen to collide in Python's cache of attribute lookups, which costs a tenth.
     """
     reads: list[Callable[[Any], None]] = []
-    instances = [make()(*values(3), 0.1) for _ in range(CLASSES)]
+    instances = [make()(*ARRAYS, 0.1) for _ in range(CLASSES)]
     for _ in instances:
         names: dict[str, Any] = {}
         exec("def read(module):\n" + f"    module.{name}\n" * READS, names)

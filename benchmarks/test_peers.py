@@ -48,11 +48,11 @@ def test_step(peers: Any, leaves: int) -> None:
     losses = {name: [float(call()) for _ in range(2)] for name, call in sides.items()}
     expected, *others = losses.values()
     assert all(np.allclose(other, expected, rtol=1e-3) for other in others), losses
-    peers(STEP, f"{leaves:,} leaves", sides, seconds=6)
+    peers(STEP, f"{leaves:,} leaves", sides, seconds=3)
 
 
 @SIZES
 def test_lower(peers: Any, leaves: int) -> None:
     sides = {name: make(leaves // 3).lowering() for name, make in PEERS.items()}
     gc.collect()
-    peers(LOWER, f"{leaves:,} leaves", sides, seconds=4, min_rounds=3, clock=THREAD)
+    peers(LOWER, f"{leaves:,} leaves", sides, seconds=2, min_rounds=3, clock=THREAD)
