@@ -257,7 +257,8 @@ def test_features_are_imported_on_demand():
         import sys, annotax
         ours = lambda: {n[8:] for n in sys.modules if n.startswith("annotax.")}
         before = ours()
-        print(*before & {"_layout", "_view", "_variant", *annotax._FEATURES})
+        later = {"_layout", "_view", "_variant", "_check", "_methods"}
+        print(*before & {*later, *annotax._FEATURES})
         annotax.diff({}, {})
         print({"_diff", "_view"} <= ours(), "_summary" in ours(), "summary" in dir(annotax))
         exec("from annotax import *")

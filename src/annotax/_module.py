@@ -9,20 +9,32 @@ metaclass `__call__` a class has.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 from typing_extensions import dataclass_transform
 
 from ._buffer import enter_again
-from ._check import check_fields
 from ._compat import EquinoxMeta
 from ._field import field
-from ._methods import instrument
 from ._mode import Mode, as_mode, current_mode
 from ._registry import registry
 from ._resolve import complete, declare
 from ._settle import settle
+
+
+def _import_and_check(module: object) -> None:
+    """Check the first instance of all: a program that only declares imports no checks."""
+    __tracebackhide__ = True
+    from ._check import check_fields  # as much to import as all the rest
+
+    global _check_fields  # noqa: PLW0603 -- later calls go straight to it
+    _check_fields = check_fields
+    check_fields(module)
+
+
+_check_fields: Callable[[object], None] = _import_and_check
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, eqx.field, field))
@@ -73,6 +85,8 @@ class Module(eqx.Module, metaclass=Meta):
         for base in cls.__mro__:
             said = said or registry.modes.get(base)
         if "full" in (said, current_mode(said)):
+            from ._methods import instrument  # only who asks for it waits for it
+
             said = "full"
             instrument(cls)
         if said:
@@ -86,4 +100,4 @@ class Module(eqx.Module, metaclass=Meta):
             settle(self)
         if cls in registry.buffers:
             enter_again(self, registry.buffers[cls])
-        check_fields(self)
+        _check_fields(self)
