@@ -702,8 +702,15 @@ def test_a_size_that_nothing_binds_is_told():
         def ordered(self, x: Float[Array, " n+1"], y: Float[Array, " n"]) -> Any:
             return x
 
+        def chained(
+            self, x: Float[Array, " m+1"], y: Float[Array, "n+1 m"], z: Float[Array, " n"]
+        ) -> Any:
+            return x
+
     with pytest.warns(anx.AnnotationWarning, match="needs the size of 'n'"):
         Model().apply(ones(3))
+    Model().chained(ones(5), ones((3, 4)), ones(2))
+    refused(lambda: Model().chained(ones(6), ones((3, 4)), ones(2)), "Model.chained(x)")
     Model().ordered(ones(3), ones(2))  # whatever comes first
     refused(lambda: Model().ordered(ones(3), ones(3)), "Model.ordered(x)")
 

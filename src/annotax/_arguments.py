@@ -80,22 +80,23 @@ class MethodChecks(NamedTuple):
     def _check(self, pairs: list[tuple[Argument, Any]], sizes: Sizes) -> None:
         __tracebackhide__ = True
         found: list[Problem] = []
-        late: list[tuple[Argument, Any]] = []
-        for argument, value in pairs:
-            sizes.binder = argument.name
-            try:
-                wrong = argument.check(value, sizes)
-            except UnboundError:
-                late.append((argument, value))
-                continue
-            found += [problem(f"({argument.name})", argument.text, w, sizes) for w in wrong]
-        for argument, value in late:
-            try:
-                wrong = argument.check(value, sizes)
-            except UnboundError as error:
-                _warn(f"{self.where}({argument.name})", argument.text, str(error))
-                continue
-            found += [problem(f"({argument.name})", argument.text, w, sizes) for w in wrong]
+        left = [(argument, value, "") for argument, value in pairs]
+        while left:  # some need a size that another one binds
+            late: list[tuple[Argument, Any, str]] = []
+            for argument, value, _ in left:
+                sizes.binder = argument.name
+                try:
+                    wrong = argument.check(value, sizes)
+                except UnboundError as error:
+                    late.append((argument, value, str(error)))
+                    continue
+                name = f"({argument.name})"
+                found += [problem(name, argument.text, one, sizes) for one in wrong]
+            stuck, left = len(late) == len(left), late
+            if stuck:
+                break
+        for argument, _, reason in left:
+            _warn(f"{self.where}({argument.name})", argument.text, reason)
         if found:
             raise CheckError(problems_text(self.where, found))
 
@@ -133,9 +134,7 @@ def method_checks(
         named={name: made[name] for name in (*both, *named)},
         others=made[others[0]] if others else None,
         result=argument("return", "result"),
-        signature=inspect.signature(function)
-        if any("{" in text for text in texts)
-        else None,
+        signature=signature if any("{" in text for text in texts) else None,
     )
 
 
