@@ -175,8 +175,9 @@ def aims(rows: list[Row]) -> list[str]:
 
 def typeset(text: str) -> str:
     """Units and relations as they are printed, not as a terminal shows them."""
-    for plain, shown in {" us": " µs", "<= ": "≤ ", ">= ": "≥ "}.items():
+    for plain, shown in {"<= ": "≤ ", ">= ": "≥ "}.items():
         text = text.replace(plain, shown)
+    text = re.sub(r"(?<=\d) us\b", " µs", text)
     return re.sub(r"(?<=\d) x(?= )", " ×", text)
 
 

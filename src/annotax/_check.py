@@ -11,14 +11,7 @@ from dataclasses import MISSING
 from typing import Any, TypeGuard
 
 from ._array_check import Check
-from ._class_checks import (
-    ClassChecks,
-    Plan,
-    class_checks,
-    every_check,
-    walk_checks,
-    warn_unchecked,
-)
+from ._class_checks import ClassChecks, Plan, class_checks, warn_unchecked
 from ._compat import SharedNode, instance_dict
 from ._dims import Sizes, UnboundError
 from ._errors import CheckError
@@ -39,11 +32,8 @@ def check_fields(module: object) -> None:
     mode = current_mode(registry.mode(cls) if registry.modes else None)
     if mode == "off":
         return
-    if mode == "full":
-        plan = every_check(cls)
-    else:
-        plan = registry.plans.get(cls) or class_checks(cls).roles
-    if fits_for_sure(module, plan):
+    checks = registry.checks.get(cls) or class_checks(cls)
+    if fits_for_sure(module, checks.every if mode == "full" else checks.roles):
         return
     found = find_problems(module, every=mode == "full")
     if found:
@@ -56,7 +46,8 @@ def fits(module: object) -> bool:
     mode = current_mode(registry.mode(cls))
     if mode == "off" or registry.original(cls) not in registry.declarations:
         return True
-    plan = every_check(cls) if mode == "full" else class_checks(cls).roles
+    checks = class_checks(cls)
+    plan = checks.every if mode == "full" else checks.roles
     return fits_for_sure(module, plan) or not find_problems(module, every=mode == "full")
 
 
@@ -86,9 +77,9 @@ def find_problems(module: object, *, every: bool = False) -> list[Problem]:
 
     What fits has bound the sizes that the rest is held against.
     """
-    cls = type(module)
-    walk = _Walk(module, class_checks(cls))
-    left = walk.check(walk_checks(cls, every=every))
+    checks = class_checks(type(module))
+    walk = _Walk(module, checks)
+    left = walk.check(checks.every_walk if every else checks.walk)
     while left:  # some needed a size that another one has bound only now
         late = walk.check([(name, check) for name, check, _ in left])
         if len(late) == len(left):
@@ -145,9 +136,10 @@ def bound_sizes(module: object) -> Sizes:
     In the middle of `__init__` some fields are not there yet.
     """
     cls: type = type(module)
+    checks = class_checks(cls)
     values, sizes = instance_dict(module), Sizes()
-    _bind_hypers(class_checks(cls), values, sizes)
-    for name, check in walk_checks(cls, every=True):
+    _bind_hypers(checks, values, sizes)
+    for name, check in checks.every_walk:
         if name in values:
             sizes.binder = f"the field {name}"
             with suppress(UnboundError):

@@ -6,6 +6,7 @@ an annotation that nobody checks may say what it likes.
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ._array_check import Check
@@ -36,16 +37,41 @@ class Plan(NamedTuple):
     sizes: tuple[str, ...]
 
 
-class ClassChecks(NamedTuple):
-    """The checks of a class, and the Hypers that bind a size."""
+class ClassChecks:
+    """The checks of a class, each kind made when it is first wanted.
 
-    specs: tuple[FieldSpec, ...]
-    binding: tuple[str, ...]
-    roles: Plan
-    every: Plan | None
-    """Made when it is first wanted."""
-    version: int
-    """That of the registry, up to which the specs are known to be these."""
+    A plan says yes; a walk says what is wrong, which of most classes nobody ever asks.
+    """
+
+    def __init__(self, cls: type, specs: tuple[FieldSpec, ...]) -> None:
+        self._cls = cls
+        self.specs = specs
+        self.binding = tuple(spec.name for spec in specs if is_hyper(spec.role))
+        """The Hypers that may bind a size."""
+
+    @property
+    def _with_role(self) -> tuple[FieldSpec, ...]:
+        return tuple(spec for spec in self.specs if spec.role is not None)
+
+    @cached_property
+    def roles(self) -> Plan:
+        """How the fields with a role are checked."""
+        return _plan(self._cls, self._with_role, self.binding)
+
+    @cached_property
+    def every(self) -> Plan:
+        """How all fields are checked."""
+        return _plan(self._cls, self.specs, self.binding)
+
+    @cached_property
+    def walk(self) -> Checks:
+        """What is wrong with the fields with a role."""
+        return _checks(self._cls, self._with_role)
+
+    @cached_property
+    def every_walk(self) -> Checks:
+        """What is wrong with all fields."""
+        return _checks(self._cls, self.specs)
 
 
 class _FieldCheck(NamedTuple):
@@ -57,39 +83,24 @@ class _FieldCheck(NamedTuple):
 
 
 _made: dict[type, ClassChecks] = {}
+"""What has been made, to be taken again if the specs are found to be the same."""
 
 
 def class_checks(cls: type) -> ClassChecks:
     """The checks of a class.
 
-    **Raises:** `AnnotationError` if an annotation is itself wrong. Warns, once, of one
-    that nothing can check.
+    Making one of them raises `AnnotationError` if an annotation is itself wrong, and warns,
+    once, of an annotation that nothing can check.
     """
-    found = _made.get(cls)
-    if found is None or found.version != registry.version:
-        plans = registry.plans
-        version, specs = registry.version, field_specs(cls)
+    known = registry.checks  # replaced, not emptied: what is made from old facts is lost
+    found = known.get(cls)
+    if found is None:
+        specs = field_specs(cls)
+        found = _made.get(cls)
         if found is None or found.specs != specs:
-            binding = tuple(spec.name for spec in specs if is_hyper(spec.role))
-            with_role = [spec for spec in specs if spec.role is not None]
-            plan = _plan(cls, with_role, binding)
-            found = ClassChecks(specs, binding, plan, None, version)
-        found = _made[cls] = found._replace(version=version)
-        plans[cls] = found.roles
+            found = _made[cls] = ClassChecks(cls, specs)
+        known[cls] = found
     return found
-
-
-def every_check(cls: type) -> Plan:
-    """The checks of all fields of a class, those without a role included.
-
-    **Raises:** as `class_checks`.
-    """
-    checks = class_checks(cls)
-    if checks.every is None:
-        plan = _plan(cls, checks.specs, checks.binding)
-        checks = _made[cls] = checks._replace(every=plan)
-        return plan
-    return checks.every
 
 
 def _plan(cls: type, specs: Sequence[FieldSpec], binding: Sequence[str]) -> Plan:
@@ -112,22 +123,6 @@ def _checks(cls: type, specs: Sequence[FieldSpec]) -> Checks:
     # Where the first that comes decides, as in unions, the order of fields must not.
     made.sort(key=lambda one: (one.rank, one.spec.name if one.rank else ""))
     return tuple((one.spec.name, one.check) for one in made)
-
-
-_walks: dict[tuple[type, bool], tuple[ClassChecks, Checks]] = {}
-
-
-def walk_checks(cls: type, *, every: bool) -> Checks:
-    """The checks that say what is wrong, of fields with a role or of all.
-
-    Made when one is first wanted: of most classes none ever is.
-    """
-    checks = class_checks(cls)
-    found = _walks.get((cls, every))
-    if found is None or found[0].specs is not checks.specs:
-        specs = [spec for spec in checks.specs if every or spec.role is not None]
-        found = _walks[cls, every] = checks, _checks(cls, specs)
-    return found[1]
 
 
 def _make(cls: type, spec: FieldSpec) -> _FieldCheck:

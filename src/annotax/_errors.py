@@ -4,6 +4,7 @@ This file stands at the bottom so that any other file can raise: a message names
 place (`Class.field` or a path), what was expected, what was found and how to mend it.
 """
 
+import functools
 import inspect
 import os
 import textwrap
@@ -182,9 +183,10 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
 
 _PASSED = (
     *(f"{os.path.dirname(file)}{os.sep}" for file in (__file__, inspect.getfile(eqx))),
-    *("<string>", "<generated", "<annotax"),
+    *("<string>", "<generated", "<annotax", inspect.getfile(functools)),
 )
-"""Where code lies that is not the user's: annotax, Equinox, and what they generate."""
+"""Where code lies that is not the user's: annotax, Equinox, what they generate, and what
+calls a cached property."""
 
 
 def level_of_user() -> int:

@@ -80,8 +80,8 @@ class _Registry:
         self.unsettled: set[type] = set()
         self.buffers: dict[type, tuple[str, ...]] = {}
         self.modes: dict[type, Any] = {}
-        self.plans: dict[type, Any] = {}
-        """What is to be checked when an instance is made, as long as nothing changes."""
+        self.checks: dict[type, Any] = {}
+        """What is to be checked of a class, as long as nothing changes."""
         self.version = 0
         self._specs: dict[type, tuple[FieldSpec, ...]] = {}
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class _Registry:
         """Make everything derived from the registry be derived anew."""
         with self._lock:
             self._specs = {}
-            self.plans = {}
+            self.checks = {}
             self.version += 1
 
 

@@ -104,8 +104,7 @@ def _of_module(module: object) -> Sequence[Problem]:
     cls: type = type(module)
     if registry.modes and registry.mode(cls) == "off":  # it says that nothing holds
         return ()
-    checks = class_checks(cls)
-    if fits_for_sure(module, checks.roles):
+    if fits_for_sure(module, class_checks(cls).roles):
         return ()
     return find_problems(module)
 

@@ -27,11 +27,13 @@ from mutate import Memory, mutants_of, mutated
 HERE = Path(__file__).parent
 FILES = (
     "_layout _traverse _view _records _selection _select _labels _path "
-    "_variant _freeze _adopt _buffer _edit"
+    "_variant _freeze _adopt _buffer _edit _dims _mismatch _array_check _checks _checker "
+    "_quick _class_checks _check _misfits _mode _arguments _methods _inside _validate "
+    "_batch_axes"
 )
 TESTS = (
     "layout select paths messages freeze adopt buffers leaves change carry equinox_nn "
-    "summary explain"
+    "summary explain check_fields check_messages check_methods check_modes validate agreement"
 )
 ENDLESS = 10
 """Seconds of computing after which a test counts as failed."""
@@ -129,6 +131,7 @@ class Campaign:
         for item in list(self.items):
             self.memory.restore()
             self.look(item)
+        self.memory.find_caches()
         gc.freeze()
         for mutant in self.mutants:
             # If the process dies of it, this is what stands there when the next begins.

@@ -9,9 +9,10 @@ import collections
 import contextlib
 import difflib
 import functools
+import gc
 import inspect
-import sys
 from types import CodeType
+from typing import Any
 
 
 def mutants_of(name: str, source: str) -> list[dict[str, str]]:
@@ -120,11 +121,15 @@ class Memory:
     """What annotax has stored, to be put back and derived anew for each mutant."""
 
     def __init__(self) -> None:
-        from annotax import _layout, _variant, _view
+        from annotax import _class_checks, _layout, _variant, _view
         from annotax._registry import registry
 
         self.registry, self.view = registry, _view
-        self.made = _variant._made, _variant._refused, _layout._inexact_dtypes
+        self.made = (
+            *(_variant._made, _variant._refused, _layout._inexact_dtypes),
+            *(_class_checks._made, _class_checks._warned),
+        )
+        self.caches: list[Any] = []
         self.variants = dict(registry.variants)
         self.keep()
 
@@ -142,8 +147,11 @@ class Memory:
             made.clear()
         self.view._cache.__init__()
         self.registry._invalidate()
-        for name, module in list(sys.modules.items()):
-            if name.startswith("annotax."):
-                for value in list(vars(module).values()):
-                    if hasattr(value, "cache_clear"):
-                        value.cache_clear()
+        for cache in self.caches:
+            cache.cache_clear()
+
+    def find_caches(self) -> None:
+        """Find every cache of a function of annotax, also those in closures."""
+        kind = type(functools.cache(len))
+        found = [one for one in gc.get_objects() if type(one) is kind]
+        self.caches = [one for one in found if one.__module__.startswith("annotax.")]
