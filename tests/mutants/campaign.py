@@ -33,7 +33,8 @@ FILES = (
 )
 TESTS = (
     "layout select paths messages freeze adopt buffers leaves change carry equinox_nn "
-    "summary explain check_fields check_messages check_methods check_modes validate agreement"
+    "summary explain check_fields check_messages check_methods check_modes validate "
+    "agreement"
 )
 ENDLESS = 10
 """Seconds of computing after which a test counts as failed."""
