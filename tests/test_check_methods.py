@@ -650,6 +650,19 @@ def test_a_name_that_does_not_exist_is_told_once():
     refused(lambda: Model().apply(1, "2"), "Model.apply(y)")
 
 
+def test_two_classes_of_one_name_are_both_told():
+    def model():
+        class Model(anx.Module):
+            def apply(self, x: "NoSuchName", y: int) -> int:
+                return y
+
+        return Model()
+
+    for _ in range(2):
+        with pytest.warns(anx.AnnotationWarning, match="NoSuchName"):
+            model().apply(1, 2)
+
+
 def test_an_annotation_that_cannot_be_meant():
     class Model(anx.Module):
         def apply(self, x: Float[Array, "n+"]) -> int:

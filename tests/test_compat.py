@@ -158,7 +158,7 @@ LAYERS = [
     {"_errors", "_compat", "_dims"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"}
     | {"_form"}
-    | {"_mismatch", "_mode", "_quick", "_inside"},
+    | {"_mismatch", "_mode", "_quick", "_inside", "_unchecked"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
     | {"_mesh_rules", "_stored", "_plain", "_rename", "_array_check", "_misfits"},
     {"_hint", "_held", "_probe", "_tensor_header", "_checks"},

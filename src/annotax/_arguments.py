@@ -5,7 +5,6 @@ what order. Sizes that the instance has bound come in from outside.
 """
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,16 +12,11 @@ from ._array_check import Check
 from ._checker import Checkers
 from ._checks import anything
 from ._dims import Sizes, UnboundError
-from ._errors import (
-    AnnotationError,
-    AnnotationWarning,
-    CheckError,
-    explain_error,
-    level_of_user,
-)
+from ._errors import CheckError
 from ._hint_text import hint_text
 from ._misfits import Problem, problem, problems_text
 from ._scope import Scope, class_scope
+from ._unchecked import warn_unchecked, wrong_annotation
 
 
 class Argument(NamedTuple):
@@ -36,6 +30,7 @@ class Argument(NamedTuple):
 class MethodChecks(NamedTuple):
     """The checks of one method, by how its arguments may be given."""
 
+    owner: type
     where: str
     positional: tuple[Argument, ...]
     rest: Argument | None
@@ -96,7 +91,8 @@ class MethodChecks(NamedTuple):
             if stuck:
                 break
         for argument, _, reason in left:
-            _warn(f"{self.where}({argument.name})", argument.text, reason)
+            where = f"{self.where}({argument.name})"
+            warn_unchecked(self.owner, where, argument.text, reason)
         if found:
             raise CheckError(problems_text(self.where, found))
 
@@ -128,6 +124,7 @@ def method_checks(
     only, both, rest, named, others = (by_kind[kind] for kind in _KINDS)
     texts = [a if isinstance(a, str) else hint_text(a) for a in annotations.values()]
     return MethodChecks(
+        owner=cls,
         where=where,
         positional=tuple(made[name] for name in (*only, *both)),
         rest=made[rest[0]] if rest else None,
@@ -153,24 +150,7 @@ def _argument(cls: type, where: str, name: str, hint: Any, scope: Scope) -> Argu
     try:
         check = checkers.make(hint)
     except ValueError as error:
-        raise AnnotationError(
-            explain_error(
-                f"{where}({name})",
-                f"the annotation is wrong: {error}",
-                found=text,
-            )
-        ) from error
+        raise wrong_annotation(f"{where}({name})", text, error) from error
     if checkers.unchecked:
-        _warn(f"{where}({name})", text, "; ".join(checkers.unchecked))
+        warn_unchecked(cls, f"{where}({name})", text, "; ".join(checkers.unchecked))
     return Argument(name, text, check)
-
-
-_warned: set[tuple[str, str]] = set()
-
-
-def _warn(where: str, text: str, reason: str) -> None:
-    if (where, text) in _warned:
-        return
-    _warned.add((where, text))
-    message = explain_error(where, f"the annotation is not checked: {reason}", found=text)
-    warnings.warn(message, AnnotationWarning, stacklevel=level_of_user())

@@ -11,7 +11,7 @@ from dataclasses import MISSING
 from typing import Any, TypeGuard
 
 from ._array_check import Check
-from ._class_checks import ClassChecks, Plan, class_checks, warn_unchecked
+from ._class_checks import ClassChecks, Plan, class_checks, warn_unchecked_field
 from ._compat import SharedNode, instance_dict
 from ._dims import Sizes, UnboundError
 from ._errors import CheckError
@@ -86,7 +86,7 @@ def find_problems(module: object, *, every: bool = False) -> list[Problem]:
             break
         left = late
     for name, _, reason in left:
-        warn_unchecked(walk.specs[name], reason)
+        warn_unchecked_field(walk.specs[name], reason)
     return [one for name in walk.specs for one in walk.found.get(name, ())]
 
 

@@ -4,7 +4,6 @@ Fields without a role are checked in mode `full` alone, and nothing is made for 
 an annotation that nobody checks may say what it likes.
 """
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,13 +12,14 @@ from ._array_check import Check
 from ._checker import Checkers
 from ._compat import dim_text, is_array_hint
 from ._dims import Dims, read_dims
-from ._errors import AnnotationError, AnnotationWarning, explain_error, level_of_user
+from ._errors import AnnotationError
 from ._field import FieldSpec, is_hyper
 from ._held import held_types
 from ._quick import Quick, make_quick, quick_field
 from ._registry import registry
 from ._scope import Scope, class_scope
 from ._specs import field_specs
+from ._unchecked import warn_unchecked, wrong_annotation
 
 Checks = tuple[tuple[str, Check], ...]
 """By the name of the field, in the order in which they are made."""
@@ -128,7 +128,7 @@ def _checks(cls: type, specs: Sequence[FieldSpec]) -> Checks:
 def _make(cls: type, spec: FieldSpec) -> _FieldCheck:
     made, unchecked = _judged(cls, spec)
     if unchecked:
-        warn_unchecked(spec, unchecked)
+        warn_unchecked_field(spec, unchecked)
     return made
 
 
@@ -149,13 +149,7 @@ def _judged(cls: type, spec: FieldSpec) -> tuple[_FieldCheck, str]:
         check = checkers.make(spec.hint)
         rank = _rank(spec.hint, scope)
     except ValueError as error:
-        raise AnnotationError(
-            explain_error(
-                f"{owner.__name__}.{spec.name}",
-                f"the annotation is wrong: {error}",
-                found=spec.text,
-            )
-        ) from error
+        raise wrong_annotation(_place(spec), spec.text, error) from error
     return _FieldCheck(spec, check, rank), "; ".join(dict.fromkeys(checkers.unchecked))
 
 
@@ -173,18 +167,10 @@ def _dims_rank(dims: Dims) -> int:
     return 0 if dims.simple is not None else 1
 
 
-_warned: set[tuple[type, str]] = set()
-
-
-def warn_unchecked(spec: FieldSpec, reason: str) -> None:
+def warn_unchecked_field(spec: FieldSpec, reason: str) -> None:
     """Warn of a field that nothing can check, once for the class that declares it."""
-    place = (spec.declared_by, spec.name)
-    if place in _warned:
-        return
-    _warned.add(place)
-    message = explain_error(
-        f"{spec.declared_by.__name__}.{spec.name}",
-        f"the annotation is not checked: {reason}",
-        found=spec.text,
-    )
-    warnings.warn(message, AnnotationWarning, stacklevel=level_of_user())
+    warn_unchecked(spec.declared_by, _place(spec), spec.text, reason)
+
+
+def _place(spec: FieldSpec) -> str:
+    return f"{spec.declared_by.__name__}.{spec.name}"

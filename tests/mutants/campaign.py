@@ -22,20 +22,26 @@ import time
 from pathlib import Path
 
 import pytest
-from mutate import Memory, mutants_of, mutated
+from mutate import Memory, code_of, mutants_of, mutated
 
 HERE = Path(__file__).parent
-FILES = (
+GROUPS = {
     "_layout _traverse _view _records _selection _select _labels _path "
-    "_variant _freeze _adopt _buffer _edit _dims _mismatch _array_check _checks _checker "
-    "_quick _class_checks _check _misfits _mode _arguments _methods _inside _validate "
-    "_batch_axes"
-)
-TESTS = (
-    "layout select paths messages freeze adopt buffers leaves change carry equinox_nn "
-    "summary explain check_fields check_messages check_methods check_modes validate "
-    "agreement"
-)
+    "_variant _freeze _adopt _buffer _edit": (
+        "layout select paths messages freeze adopt buffers leaves change carry equinox_nn "
+        "summary explain"
+    ),
+    "_dims _mismatch _array_check _checks _checker _quick _class_checks _check _misfits "
+    "_mode _arguments _methods _inside _validate _batch_axes": (
+        "check_fields check_messages check_methods check_modes validate"
+    ),
+}
+"""Files, and the tests that are to notice what is changed in them."""
+TESTS = {
+    file: [f"test_{test}.py" for test in tests.split()]
+    for files, tests in GROUPS.items()
+    for file in files.split()
+}
 ENDLESS = 10
 """Seconds of computing after which a test counts as failed."""
 EXAMPLES = 4
@@ -151,14 +157,19 @@ class Campaign:
     def outcome(self, mutant: dict[str, str]) -> dict[str, str]:
         place = mutant["file"], mutant["function"]
         module = importlib.import_module(f"annotax.{mutant['file']}")
+        code = code_of(module, mutant["function"], mutant["source"])
 
         def order(item) -> float:
             return self.cost[item.nodeid] / (1 + self.noticed[item.nodeid, place])
 
-        tests = [item for item in self.items if place in self.entered[item.nodeid]]
+        tests = [
+            item
+            for item in self.items
+            if item.path.name in TESTS[place[0]] and place in self.entered[item.nodeid]
+        ]
         self.memory.restore()
         for item in sorted(tests, key=order):
-            with mutated(module, mutant["function"], mutant["source"]):
+            with mutated(module, mutant["function"], code):
                 passed = self.passes(item)
             if passed:
                 continue
@@ -187,7 +198,8 @@ def work(folder: Path, files: list[str], share: str) -> None:
     for name in files:
         found = mutants_of(name, (source / f"{name}.py").read_text())
         mine += [m for m in found[part::parts] if m["label"] not in known]
-    tests = [str(HERE.parent / f"test_{name}.py") for name in TESTS.split()]
+    wanted = dict.fromkeys(test for name in files for test in TESTS[name])
+    tests = [str(HERE.parent / name) for name in wanted]
     options = "-p no:terminal -p no:xdist -p no:benchmark -p no:logging --assert=plain"
     campaign = Campaign(mine, folder / f"{part}.jsonl")
     code = pytest.main([*options.split(), *tests], plugins=[campaign])
@@ -211,7 +223,7 @@ def report(found: dict[str, dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=FILES.split())
+    parser.add_argument("files", nargs="*", default=list(TESTS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("out/mutants"))
     parser.add_argument("--share", help="for the workers")

@@ -99,15 +99,23 @@ def defaults_at(source: str, qualname: str, names: dict) -> tuple[tuple, dict]:
     )
 
 
-@contextlib.contextmanager
-def mutated(module, qualname: str, source: str):
-    """A module with one of its functions as another source has it."""
-    function = function_at(module, qualname)
-    kept = function.__code__, function.__defaults__, function.__kwdefaults__
+Code = tuple[CodeType, tuple | None, dict | None]
+"""That of a function, and its defaults."""
+
+
+def code_of(module, qualname: str, source: str) -> Code:
+    """What a function of a module is in another source."""
     code = code_at(compile(source, module.__file__, "exec"), qualname)
     positional, keyword = defaults_at(source, qualname, vars(module))
-    function.__code__ = code
-    function.__defaults__, function.__kwdefaults__ = positional or None, keyword or None
+    return code, positional or None, keyword or None
+
+
+@contextlib.contextmanager
+def mutated(module, qualname: str, code: Code):
+    """A module with the code of one of its functions exchanged."""
+    function = function_at(module, qualname)
+    kept = function.__code__, function.__defaults__, function.__kwdefaults__
+    function.__code__, function.__defaults__, function.__kwdefaults__ = code
     try:
         yield
     finally:
@@ -121,13 +129,13 @@ class Memory:
     """What annotax has stored, to be put back and derived anew for each mutant."""
 
     def __init__(self) -> None:
-        from annotax import _class_checks, _layout, _variant, _view
+        from annotax import _class_checks, _layout, _unchecked, _variant, _view
         from annotax._registry import registry
 
         self.registry, self.view = registry, _view
         self.made = (
             *(_variant._made, _variant._refused, _layout._inexact_dtypes),
-            *(_class_checks._made, _class_checks._warned),
+            *(_class_checks._made, _unchecked._warned),
         )
         self.caches: list[Any] = []
         self.variants = dict(registry.variants)
