@@ -190,11 +190,13 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
     return {row["label"]: row for row in map(json.loads, lines)}
 
 
-def work(folder: Path, files: list[str], share: str) -> None:
+def work(folder: Path, files: list[str], share: str, *, again: bool) -> None:
     """Try every n-th mutant, in this process."""
     source = Path(importlib.import_module("annotax").__file__).parent
     part, parts = map(int, share.split("/"))
-    known, mine = rows(folder), []
+    found = rows(folder).items()
+    known = {name for name, row in found if not again or row["outcome"] != "survived"}
+    mine = []
     for name in files:
         found = mutants_of(name, (source / f"{name}.py").read_text())
         mine += [m for m in found[part::parts] if m["label"] not in known]
@@ -227,12 +229,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("out/mutants"))
     parser.add_argument("--share", help="for the workers")
+    parser.add_argument("--again", action="store_true", help="try what has survived")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.share:
-        work(options.out, options.files, options.share)
+        work(options.out, options.files, options.share, again=options.again)
         return
-    begin = [sys.executable, __file__, *options.files, "--out", str(options.out), "--share"]
+    begin = [sys.executable, __file__, *options.files, "--out", str(options.out)]
+    begin += [*["--again"] * options.again, "--share"]
     waiting = [f"{at}/{options.workers}" for at in range(options.workers)]
     while waiting:
         known = len(rows(options.out))
