@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float, Float32, Inexact, Int, PyTree, Shaped,
 import annotax as anx
 
 CLASSES, VALUES = 1_000, 20
-"""Together the 20,000 cases that are compared, in parts that run side by side."""
-PARTS = 4
+"""Together the 20,000 cases that are compared, in shares that run side by side."""
+SHARES = 20
 
 NAMES = ("n", "m")
 SIZES = (1, 2, 3)
@@ -195,20 +195,21 @@ def random_class(rng: random.Random) -> tuple[type, dict[str, Any], dict[str, in
     return made, hints, bound
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_the_verdict_is_that_of_jaxtyping(part):
+@pytest.mark.parametrize("share", range(SHARES))
+def test_the_verdict_is_that_of_jaxtyping(share):
     outcomes: collections.Counter[str] = collections.Counter()
-    for seed in range(part, CLASSES, PARTS):
+    for seed in range(share, CLASSES, SHARES):
         rng = random.Random(seed)
         cls, hints, bound = random_class(rng)
         for _ in range(VALUES):
             values = {name: random_value(rng, hint) for name, hint in hints.items()}
             outcomes[compare(cls, hints, values, bound, seed)] += 1
     # All the verdicts occur, often enough to mean something.
-    assert sum(outcomes.values()) == CLASSES * VALUES // PARTS
-    assert outcomes["fits"] > 500
-    assert outcomes["does not fit"] > 1_000
-    assert outcomes["not checked"] > 50
+    cases = CLASSES * VALUES // SHARES
+    assert sum(outcomes.values()) == cases
+    assert outcomes["fits"] > cases / 10
+    assert outcomes["does not fit"] > cases / 5
+    assert outcomes["not checked"] > cases / 200
 
 
 def compare(cls, hints, values, bound, seed):

@@ -33,7 +33,7 @@ GROUPS = {
     ),
     "_dims _mismatch _array_check _checks _checker _quick _class_checks _check _misfits "
     "_mode _arguments _methods _inside _validate _batch_axes": (
-        "check_fields check_messages check_methods check_modes validate"
+        "check_fields check_messages check_methods check_modes validate agreement"
     ),
 }
 """Files, and the tests that are to notice what is changed in them."""
@@ -46,6 +46,8 @@ ENDLESS = 10
 """Seconds of computing after which a test counts as failed."""
 EXAMPLES = 4
 """How many examples a property is tried on: a campaign asks it a thousand times."""
+SHARES = 2
+"""How many shares are run of a test that comes in shares, for the same reason."""
 
 
 # --- running tests -------------------------------------------------------------------
@@ -62,6 +64,11 @@ def _stop(*_) -> None:
 def _starts_processes(item) -> bool:
     """Whether a test starts a process, which would not know of the mutant."""
     return "subprocess" in inspect.getsource(item.function)
+
+
+def _share(item) -> int:
+    """Which share of a test in shares it is; 0 for any other."""
+    return item.callspec.params.get("share", 0) if hasattr(item, "callspec") else 0
 
 
 class Campaign:
@@ -83,6 +90,7 @@ class Campaign:
     def pytest_collection_modifyitems(self, items) -> None:
         from hypothesis import Phase, settings
 
+        items[:] = [item for item in items if _share(item) < SHARES]
         name = "_hypothesis_internal_use_settings"
         for item in items:
             given = getattr(getattr(item, "function", None), name, None)
