@@ -207,7 +207,7 @@ def test_the_verdict_is_that_of_jaxtyping(share):
     # All the verdicts occur, often enough to mean something.
     cases = CLASSES * VALUES // SHARES
     assert sum(outcomes.values()) == cases
-    assert outcomes["fits"] > cases / 10
+    assert outcomes["fits"] > cases / 20
     assert outcomes["does not fit"] > cases / 5
     assert outcomes["not checked"] > cases / 200
 
