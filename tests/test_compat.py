@@ -158,9 +158,9 @@ LAYERS = [
     {"_errors", "_compat", "_dims"},
     {"_role", "_path", "_axes", "_scope", "_buffer", "_hyper", "_text", "_unimported"}
     | {"_form"}
-    | {"_mismatch", "_mode", "_quick", "_inside", "_unchecked"},
+    | {"_mismatch", "_mode", "_inside", "_unchecked"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
-    | {"_mesh_rules", "_stored", "_plain", "_rename", "_array_check", "_misfits"},
+    | {"_mesh_rules", "_stored", "_plain", "_rename", "_array_check", "_misfits", "_quick"},
     {"_hint", "_held", "_probe", "_tensor_header", "_checks"},
     {"_field", "_derivatives", "_tensor_file", "_checker"},
     {"_registry", "_layout", "_arguments"},

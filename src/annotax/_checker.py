@@ -30,8 +30,8 @@ from ._array_check import Check, array_check, pytree_check
 from ._checks import (
     any_callable,
     anything,
-    both,
     each,
+    in_turn,
     instance,
     is_checkable,
     items,
@@ -51,10 +51,12 @@ from ._compat import (
     pytree_structure_name,
 )
 from ._dims import Sizes, UnboundError
+from ._form import validators
 from ._hint_text import hint_text
-from ._mismatch import OK, Mismatch, wrong_type
+from ._mismatch import OK, Mismatch, found_text, wrong_type
 from ._scope import Scope
 from ._source import MISSING, UnresolvedError, evaluate, parse
+from ._text import value_text
 
 _ABC = collections.abc
 _CALLABLE: Any = _ABC.Callable
@@ -198,11 +200,7 @@ class Checkers:
         return check
 
     def _annotated(self, hint: Any) -> Check:
-        inner = self.make(hint.__origin__)
-        marks = [m for m in hint.__metadata__ if type(m).__module__.startswith("beartype")]
-        if not marks:
-            return inner
-        return both(inner, self._by_beartype(Annotated[(object, *marks)]))
+        return in_turn(self.make(hint.__origin__), *map(_validated, validators(hint)))
 
     def _variable(self, variable: TypeVar) -> Check:
         if variable.__constraints__:
@@ -269,6 +267,26 @@ class Checkers:
             return OK if fits else [wrong_type(value)]
 
         return check
+
+
+def _validated(validator: Any) -> Check:
+    """The judgement of one of beartype's validators, which may ask for values."""
+    from beartype import door
+
+    hint: Any = Annotated[object, validator]
+
+    def text() -> str:
+        return value_text(validator, 100).replace("beartype.vale.", "")
+
+    def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
+        try:
+            fits = door.is_bearable(value, hint)
+        except Exception as error:  # of a traced array, say, nobody knows the values
+            reason = f"{text()} cannot be computed ({type(error).__name__})"
+            raise UnboundError(reason) from error
+        return OK if fits else [Mismatch(found_text(value), expected=text())]
+
+    return check
 
 
 def _reason(hint: Any, error: Exception) -> str:

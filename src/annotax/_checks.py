@@ -75,9 +75,17 @@ def optional(inner: Check) -> Check:
     return check
 
 
-def both(one: Check, other: Check) -> Check:
+def in_turn(first: Check, *others: Check) -> Check:
+    """All of some checks, each for what the ones before have let through."""
+    if not others:
+        return first
+
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
-        return one(value, sizes) or other(value, sizes)
+        for one in (first, *others):
+            wrong = one(value, sizes)
+            if wrong:
+                return wrong
+        return OK
 
     return check
 

@@ -1,4 +1,4 @@
-"""The special form that may stand around a whole annotation: `AbstractVar`, `ClassVar`."""
+"""What may stand around a type: a special form, as `AbstractVar`, or validators."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -34,3 +34,11 @@ def is_init_var(value: object) -> bool:
 def is_form(value: object) -> bool:
     """Whether this is one of the forms; it may be any object, and have no hash."""
     return any(value is form for form in FORMS)
+
+
+def validators(hint: Any) -> list[Any]:
+    """What an `Annotated` type has for beartype to judge: `beartype.vale.Is[...]`.
+
+    Told by where its class is from, so that beartype need not be imported.
+    """
+    return [m for m in hint.__metadata__ if type(m).__module__.startswith("beartype.vale")]

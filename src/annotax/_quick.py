@@ -19,6 +19,7 @@ import numpy as np
 
 from ._compat import ArrayImpl, accepts_dtype, array_type, dim_text, is_array_hint
 from ._dims import read_dims
+from ._form import validators
 
 Quick = Callable[[Mapping[str, Any]], dict[str, int] | None]
 """From the values of an instance to the sizes they bind; `None` for "not sure"."""
@@ -66,6 +67,8 @@ def _dtypes(hint: Any) -> _Dtypes:
 def quick_field(name: str, hint: Any, *, is_hyper: bool) -> QuickField | None:
     """What to look at in a field, `None` if its type is not plain."""
     if get_origin(hint) is Annotated:
+        if validators(hint):
+            return None
         return quick_field(name, hint.__origin__, is_hyper=is_hyper)
     if get_origin(hint) in (Union, types.UnionType):
         members = [member for member in get_args(hint) if member is not type(None)]

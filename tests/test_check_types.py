@@ -1,0 +1,421 @@
+"""Each kind of type that a field may have: what fits it, and what is told if not."""
+
+import collections.abc
+import re
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from beartype.vale import Is, IsAttr, IsEqual
+from jaxtyping import Array, Float, Int, PyTree
+
+import annotax as anx
+
+ones = jnp.ones
+
+
+def model(hint, value, **known):
+    """An instance with `x: Param[hint]` and some fields before it, by (hint, value)."""
+    annotations = {name: anx.Param[one] for name, (one, _) in known.items()}
+    space = {"__annotations__": {**annotations, "x": anx.Param[hint]}}
+    cls = type(anx.Module)("Model", (anx.Module,), {**space, "__module__": __name__})
+    return cls(**{name: one for name, (_, one) in known.items()}, x=value)
+
+
+def told(hint, value, *, at="x", **known):
+    """The lines of the error but for the first: what is expected, found, and may help."""
+    with pytest.raises(anx.CheckError) as caught:
+        model(hint, value, **known)
+    first, *rest = str(caught.value).split("\n")
+    assert first == f"Model.{at}: the value does not fit its annotation"
+    return [re.sub(r"^ +(\w+: )? *", r"\1", line) for line in rest]
+
+
+# --- validators of beartype ----------------------------------------------------------
+
+
+def is_small(x):
+    return x < 9
+
+
+Positive = Annotated[int, Is[lambda x: x > 0]]
+Long = Annotated[Float[Array, " n"], Is[lambda x: x.shape[0] > 2]]
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad", "expected", "found"),
+    [
+        (Positive, 1, -1, "Is[lambda x: x > 0] in Param[int]", "an int"),
+        (Positive | None, None, 0, "Is[lambda x: x > 0] in Param[int | None]", "an int"),
+        (list[Positive], [1], [-1], "Is[lambda x: x > 0] in Param[list[int]]", "an int"),
+        (
+            Long,
+            ones(3),
+            ones(2),
+            "Is[lambda x: x.shape[0] > 2] in Param[Float[Array, 'n']]",
+            "float32[2]",
+        ),
+        (
+            Annotated[Array, IsAttr["ndim", IsEqual[2]]],
+            ones((1, 1)),
+            ones(1),
+            "IsAttr['ndim', IsEqual[2]] in Param[Array]",
+            "float32[1]",
+        ),
+        (
+            Annotated[int, "a text", Is[lambda x: x > 0], Is[is_small]],
+            8,
+            9,
+            "Is[is_small] in Param[int]",
+            "an int",
+        ),
+    ],
+)
+def test_validators(hint, good, bad, expected, found):
+    assert model(hint, good).x is good
+    at = "x[0]" if isinstance(bad, list) else "x"
+    assert told(hint, bad, at=at) == [f"expected: {expected}", f"found: {found}"]
+
+
+def test_a_validator_is_asked_of_what_has_the_right_type_alone():
+    asked = []
+    hint = Annotated[Float[Array, "2"], Is[lambda x: asked.append(x) or True]]
+    assert told(hint, "text") == ["expected: Param[Float[Array, '2']]", "found: a str"]
+    assert asked == []
+    value = ones(2)
+    model(hint, value)
+    assert all(one is value for one in asked)
+    assert asked
+
+
+def test_a_validator_binds_no_size_and_sees_those_that_are_bound():
+    assert told(Long, ones(4), a=(Float[Array, " n"], ones(3))) == [
+        "expected: Param[Float[Array, 'n']]",
+        "found: float32[4]",
+        "axis 0 is 4, but n is 3 (set by a)",
+    ]
+
+
+def test_of_a_traced_array_a_validator_may_want_values():
+    hint = Annotated[Float[Array, " n"], Is[lambda x: bool((x > 0).all())]]
+    assert told(hint, -ones(2))[1] == "found: float32[2]"
+    with pytest.warns(anx.AnnotationWarning) as caught:
+        jax.jit(lambda x: model(hint, x).x)(ones(2))
+    assert [str(one.message) for one in caught] == [
+        "Model.x: the annotation is not checked: Is[lambda x: bool((x > 0).all())] cannot "
+        "be computed (TracerBoolConversionError)\n"
+        "  found:    Param[Float[Array, 'n']]"
+    ]
+
+
+def test_what_stands_beside_a_type_for_others_says_nothing():
+    assert model(Annotated[int, "metres", 3], -1).x == -1
+    assert told(Annotated[int, "metres"], "a") == ["expected: Param[int]", "found: a str"]
+
+
+# --- arrays --------------------------------------------------------------------------
+
+
+class Duck(NamedTuple):
+    shape: tuple[int, ...] = (2,)
+    dtype: Any = np.dtype("float32")
+
+
+class Shaped(NamedTuple):
+    shape: tuple[int, ...] = (2,)
+
+
+class Typed(NamedTuple):
+    dtype: Any = np.dtype("float32")
+
+
+def test_anything_with_shape_and_dtype():
+    hint = Float[Any, "2"]
+    for value in (Duck(), ones(2), np.ones(2)):
+        assert model(hint, value).x is value
+    assert told(hint, Duck((3,)))[1:] == ["found: float32[3]", "axis 0 is 3, not 2"]
+    for value in (Shaped(), Typed(), 3.0):
+        assert "found: a" in told(hint, value)[1]
+
+
+@pytest.mark.parametrize("name", ["X", "x_", "n", "_x", "Xn"])
+def test_names_of_axes(name):
+    hint = tuple[Float[Array, f"{name} {name}"], ...]
+    assert model(hint, (ones((2, 2)),)).x
+    fits = name.startswith("_")  # then it is whatever it is
+    if fits:
+        model(hint, (ones((2, 3)),))
+    else:
+        assert told(hint, (ones((2, 3)),), at="x[0]")[-1].startswith("axis 1 is 3, but")
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "line"),
+    [
+        ("2 n n", (2, 3, 4), "axis 2 is 4, but n is 3 (set by x)"),
+        ("n 2 n", (3, 2, 4), "axis 2 is 4, but n is 3 (set by x)"),
+        ("_ n n", (2, 3, 4), "axis 2 is 4, but n is 3 (set by x)"),
+        ("#n 2", (1, 3), "axis 1 is 3, not 2"),
+        ("n ... n n", (3, 7, 7, 3, 4), "axis 4 is 4, but n is 3 (set by x)"),
+        ("n 5 ... 2", (3, 4, 7, 2), "axis 1 is 4, not 5"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["a field", "a list"])
+def test_every_axis_is_looked_at(dims, shape, line, inside):
+    hint, value = Float[Array, dims], ones(shape)
+    hint, value = (list[hint], [value]) if inside == "a list" else (hint, value)
+    with pytest.raises(anx.CheckError) as caught:
+        model(hint, value)
+    assert f"\n            {line}" in str(caught.value)
+
+
+def test_a_broadcast_axis_binds_like_any_other_if_it_is_not_one():
+    a = {"a": (Int[Array, "#n"], jnp.ones(1, int))}
+    assert model(Int[Array, " n"], jnp.ones(3, int), **a).x.shape == (3,)
+    assert model(Float[Array, "#2 n"], ones((1, 3))).x.shape == (1, 3)
+    assert told(Float[Array, "#2 n"], ones((3, 3)))[-1] == "axis 0 is 3, but #2 is 2"
+
+
+def broadcast(*shapes_and_dims):
+    """Whether some arrays fit in one class, by annotax and by jaxtyping."""
+    hints = {f"a{at}": Float[Array, d] for at, (d, _) in enumerate(shapes_and_dims)}
+    values = [ones(shape) for _, shape in shapes_and_dims]
+    with jaxtyping.jaxtyped("context"):
+        theirs = all(map(isinstance, values, hints.values()))
+    annotations = {name: anx.Param[list[hint]] for name, hint in hints.items()}
+    space = {"__annotations__": annotations, "__module__": __name__}
+    cls = type(anx.Module)("Model", (anx.Module,), space)
+    try:
+        cls(*([value] for value in values))
+    except anx.CheckError:
+        assert not theirs
+    else:
+        assert theirs
+    return theirs
+
+
+def test_broadcast_variadic_axes_grow_together():
+    assert broadcast(("*#s", (1, 3)), ("*#s", (2, 1)), ("*s", (2, 3)))
+    assert not broadcast(("*#s", (1, 3)), ("*#s", (2, 1)), ("*s", (1, 3)))
+    assert broadcast(("*s", (2, 3)), ("*#s", (1, 3)), ("*#s", (2, 1)))
+    assert not broadcast(("*s", (1, 3)), ("*#s", (2, 3)))
+    assert not broadcast(("*#s", (2,)), ("*#s", (3,)))
+    assert not broadcast(("*s", (2,)), ("*s", (1,)))
+    assert broadcast(("*#s", (1,)), ("*s", (2,)), ("*s", (2,)))
+    assert not broadcast(("*#s", (1,)), ("*s", (2,)), ("*s", (3,)))
+
+
+# --- which tip, and which member of a union ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [((4, 3, 2), (2, 1, 0)), ((3, 4, 2), (2, 0, 1)), ((6, 5, 4, 3, 2), (4, 3, 2, 1, 0))],
+)
+def test_the_order_of_axes_in_which_it_fits(shape, order):
+    dims = " ".join(str(size) for size in sorted(shape))
+    tip = f"fix: it fits transposed: jnp.transpose(..., {order})"
+    assert told(Float[Array, dims], ones(shape))[-1] == tip
+
+
+def test_more_axes_are_not_tried():
+    assert "fix" not in told(Float[Array, "2 3 4 5 6 7"], ones((7, 6, 5, 4, 3, 2)))[-1]
+
+
+def test_no_order_is_told_that_nobody_can_judge():
+    assert told(Float[Array, "3 k+1"], ones((4, 3)))[1:] == [
+        "found: float32[4,3]",
+        "axis 0 is 4, not 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "lines"),
+    [
+        # Another dtype is closer than no array, the number of axes than the dtype, and an
+        # axis than their number.
+        (Float[np.ndarray, "2"] | Int[Array, "2"], ones(2), ["found: float32[2]"]),
+        (
+            Int[Array, "2 3"] | Float[Array, "2"],
+            ones((2, 3)),
+            ["found: float32[2,3]", "2 axes instead of 1"],
+        ),
+        (
+            Float[Array, "2"] | Float[Array, "2 2"],
+            ones((2, 3)),
+            ["found: float32[2,3]", "axis 1 is 3, not 2"],
+        ),
+    ],
+)
+def test_the_closest_member_of_a_union(hint, value, lines):
+    assert told(hint, value)[1:] == lines
+
+
+def test_a_union_goes_on_behind_a_member_that_nobody_can_judge():
+    hint = Float[Array, "k+1"] | int | str
+    assert model(hint, "text").x == "text"
+    with pytest.warns(anx.AnnotationWarning, match="needs the size of 'k'"):
+        model(hint, ones(3))
+    k = {"k": (Float[Array, " k"], ones(2))}
+    assert model(hint, ones(3), **k).x.shape == (3,)
+    assert "axis 0 is 4, but k+1 is 3" in told(hint, ones(4), **k)
+
+
+# --- what is no array ----------------------------------------------------------------
+
+
+@runtime_checkable
+class HasDtype(Protocol):
+    dtype: Any
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "found", "fix"),
+    [
+        (None, 3, "an int", None),
+        (Callable, 3, "an int", None),
+        (int, 1.5, "a float", None),
+        (HasDtype, 1.5, "a float", None),
+        (collections.abc.Container, 1.5, "a float", "make it an array: jnp.asarray(...)"),
+        (list[int], 3, "an int", None),
+        (dict[str, int], 3, "an int", None),
+        (tuple[int, int], 3, "an int", None),
+        (tuple[()], (1,), "a tuple of 1", None),
+        (type[int], 3, "an int", None),
+        (collections.abc.Generator[int, None, None], 3, "an int", None),
+        (Float[np.ndarray, ""], np.float32(1), "numpy float32[]", "make it an array: "),
+    ],
+    ids=str,
+)
+def test_found_and_tip(hint, value, found, fix):
+    _, *rest = told(hint, value)
+    assert rest[0] == f"found: {found}"
+    if fix is None:
+        assert rest[1:] == []
+    else:
+        assert rest[1].startswith(f"fix: {fix}")
+
+
+def test_nothing_is_a_tuple():
+    assert model(tuple[()], ()).x == ()
+
+
+def test_the_longest_key_that_is_shown_whole():
+    for count, end in ((38, "'] "), (39, "...]")):
+        message = str(told_all(dict[str, int], {"k" * count: None}))
+        assert f"x['{'k' * min(count, 39)}{end.strip()}" in message
+
+
+def told_all(hint, value):
+    with pytest.raises(anx.CheckError) as caught:
+        model(hint, value)
+    return caught.value
+
+
+# --- containers and trees ------------------------------------------------------------
+
+
+def test_an_item_behind_one_that_nobody_can_judge():
+    hint = tuple[Float[Array, "k+1"], int]
+    with pytest.raises(anx.CheckError, match=r"x\[1\]"):
+        model(hint, (ones(3), "text"))
+    with pytest.warns(anx.AnnotationWarning, match="needs the size of 'k'"):
+        model(hint, (ones(3), 1))
+
+
+def test_a_leaf_that_is_a_container():
+    hint = PyTree[list[Float[Array, " n"]]]
+    assert model(hint, {"a": [ones(2), ones(2)]}).x
+    with pytest.raises(anx.CheckError, match=r"Model.x\['a'\]\[1\]: "):
+        model(hint, {"a": [ones(2), ones(3)]})
+    mapping = PyTree[dict[str, Float[Array, " n"]]]
+    with pytest.raises(anx.CheckError, match=r"Model.x\[0\]\['b:c'\]: "):
+        model(mapping, [{"a": ones(2), "b:c": ones(3)}])
+
+
+def test_a_leaf_that_is_a_container_of_computed_sizes():
+    k = {"k": (Float[Array, " k"], ones(2))}
+    hint = PyTree[list[Float[Array, "k+1"]]]
+    assert model(hint, {"a": [ones(3)]}, **k).x
+    with pytest.raises(anx.CheckError, match=r"Model.x\['a'\]\[0\]: "):
+        model(hint, {"a": [ones(4)]}, **k)
+
+
+@pytest.mark.parametrize(
+    ("structure", "value"),
+    [
+        ("S T", [(1, 2), (3, 4)]),
+        ("S T", ([1, 2], [3, 4])),
+        ("T S", ([1, 2], [3, 4])),
+        ("S T ...", [(1, 2), (3, {"a": 4})]),
+        ("S T ...", [(1, 2), 3]),
+        ("S ...", [1, {"a": 2}]),
+        ("S ...", [1]),
+        ("... S", {"a": [1, 2], "b": [3, 4]}),
+        ("... S", {"a": [1, 2], "b": [3]}),
+        ("... S T", {"a": [(1, 2), (3, 4)]}),
+        ("... S T", {"a": [1, 2]}),
+    ],
+)
+def test_composed_structures_are_those_of_jaxtyping(structure, value):
+    with jaxtyping.jaxtyped("context"):
+        assert isinstance([1, 2], PyTree[int, "S"])
+        assert isinstance((1, 2), PyTree[int, "T"])
+        theirs = isinstance(value, PyTree[int, structure])
+    known = {"s": (PyTree[int, "S"], [1, 2]), "t": (PyTree[int, "T"], (1, 2))}
+    if theirs:
+        assert model(PyTree[int, structure], value, **known).x is value
+    else:
+        expected = f"expected: structure {structure!r} in Param[PyTree[int, {structure!r}]]"
+        assert told(PyTree[int, structure], value, **known)[0] == expected
+
+
+def test_a_size_for_each_leaf_is_forgotten_behind_the_tree():
+    tree = {"tree": (PyTree[Float[Array, "?n"], "T"], [ones(2), ones(3)])}
+    assert model(PyTree[Float[Array, "?n"], "T"], [ones(2), ones(3)], **tree).x
+    with pytest.raises(anx.CheckError, match=r"x\[1\]"):
+        model(PyTree[Float[Array, "?n"], "T"], [ones(2), ones(4)], **tree)
+    assert model(Float[Array, " n"], ones(7), **tree).x.shape == (7,)
+
+
+# --- strings -------------------------------------------------------------------------
+
+
+def test_a_string_that_is_wrong_says_what_jaxtyping_says():
+    with pytest.raises(anx.AnnotationError) as caught:
+        model(list["Float[Array, 'n =m=']"], [])
+    first = str(caught.value).split("\n")[0]
+    assert first.startswith("Model.x: the annotation is wrong: ")
+    assert "None" not in first
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "reason"),
+    [
+        (Concatenate[int, ...], 3, "Concatenate[int, ...]: type hint "),
+        (
+            collections.abc.KeysView["NoSuchType"],
+            {1: 2}.keys(),
+            "KeysView['NoSuchType']: PEP 484 stringified forward reference ",
+        ),
+    ],
+)
+def test_what_beartype_cannot_judge_is_told_with_its_reason(hint, value, reason):
+    with pytest.warns(anx.AnnotationWarning) as caught:
+        model(hint, value)
+    (warning,) = caught
+    first, *rest = str(warning.message).split("\n")
+    assert first.startswith(f"Model.x: the annotation is not checked: {reason}")
+    assert "beartype" in first or "NoSuchType" in first
+    assert len(rest) == 1
+
+
+def test_no_warning_where_all_is_checked():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(Float[Array, "n+1"], ones(3), n=(Float[Array, " n"], ones(2)))
