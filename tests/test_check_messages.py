@@ -258,6 +258,14 @@ def test_many_axes_and_a_long_annotation():
     )
 
 
+@pytest.mark.parametrize(("count", "last"), [(5, "axis 4 is"), (6, "and 1 more axes")])
+def test_so_many_axes_are_told(count, last):
+    dims = " ".join(f"n{at}" for at in range(count))
+    known = {"a": (Int[Array, dims], jnp.ones((2,) * count, int))}
+    found = told(lambda: made(Float[Array, dims], ones((1,) * count), **known))
+    assert found.split("\n")[-1].strip().startswith(last)
+
+
 def test_traced_values():
     found = []
 

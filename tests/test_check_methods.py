@@ -643,11 +643,45 @@ def test_a_name_that_does_not_exist_is_told_once():
         def apply(self, x: "Nowhere", y: int) -> int:
             return y
 
-    with pytest.warns(anx.AnnotationWarning, match="Nowhere") as told:
-        assert Model().apply(1, 2) == 2
-    assert len(told) == 1
+    with pytest.warns(anx.AnnotationWarning) as told:
+        assert [Model().apply(1, 2) for _ in range(2)] == [2, 2]
+    assert [str(one.message) for one in told] == [
+        "Model.apply(x): the annotation is not checked: name 'Nowhere' is not defined\n"
+        "  found:    Nowhere"
+    ]
     assert told[0].filename == __file__
     refused(lambda: Model().apply(1, "2"), "Model.apply(y)")
+
+
+def test_all_names_that_do_not_exist_are_told_together():
+    class Model(anx.Module):
+        def apply(self, x: dict["Nowhere", "Nobody"]) -> Any:
+            return x
+
+    with pytest.warns(anx.AnnotationWarning) as told:
+        Model().apply({})
+    first = str(told[0].message).split("\n")[0]
+    assert first.endswith("name 'Nowhere' is not defined; name 'Nobody' is not defined")
+
+
+def test_names_of_the_module_that_a_function_comes_from():
+    elsewhere: dict[str, Any] = {}
+    exec("def apply(self, x: 'Size') -> 'Size':\n    return x", elsewhere)
+
+    class Model(anx.Module):
+        apply = elsewhere["apply"]
+
+    elsewhere["Size"] = int  # it need not exist before it is called
+    assert Model().apply(3) == 3
+    refused(lambda: Model().apply("three"), "Model.apply(x)")
+
+
+def test_what_a_class_refuses_to_be_called_without_keeps_its_arguments():
+    class Model(anx.Module):
+        def apply(self=None, *rest: int, key: int = 1) -> Any:
+            return self, rest, key
+
+    assert Model.apply(key=2) == (None, (), 2)
 
 
 def test_two_classes_of_one_name_are_both_told():
@@ -668,8 +702,12 @@ def test_an_annotation_that_cannot_be_meant():
         def apply(self, x: Float[Array, "n+"]) -> int:
             return 1
 
-    with pytest.raises(anx.AnnotationError, match="the annotation is wrong"):
+    with pytest.raises(anx.AnnotationError) as caught:
         Model().apply(ones(3))
+    assert str(caught.value) == (
+        "Model.apply(x): the annotation is wrong: the dimension 'n+' is no Python "
+        "expression\n  found:    Float[Array, 'n+']"
+    )
 
 
 def test_sizes_from_arguments_are_those_of_the_call():
@@ -720,8 +758,12 @@ def test_a_size_that_nothing_binds_is_told():
         ) -> Any:
             return x
 
-    with pytest.warns(anx.AnnotationWarning, match="needs the size of 'n'"):
-        Model().apply(ones(3))
+    with pytest.warns(anx.AnnotationWarning) as caught:
+        assert [Model().apply(ones(size)) is None for size in (3, 4)] == [False, False]
+    assert [str(one.message) for one in caught] == [
+        "Model.apply(x): the annotation is not checked: 'n+1' needs the size of 'n'\n"
+        "  found:    Float[Array, 'n+1']"
+    ]
     Model().chained(ones(5), ones((3, 4)), ones(2))
     refused(lambda: Model().chained(ones(6), ones((3, 4)), ones(2)), "Model.chained(x)")
     Model().ordered(ones(3), ones(2))  # whatever comes first

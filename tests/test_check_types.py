@@ -383,6 +383,118 @@ def test_a_size_for_each_leaf_is_forgotten_behind_the_tree():
     assert model(Float[Array, " n"], ones(7), **tree).x.shape == (7,)
 
 
+# --- in which order fields bind sizes --------------------------------------------------
+
+
+def fields(**hints_and_values):
+    """An instance of a class with these fields, by (annotation, value)."""
+    annotations = {name: hint for name, (hint, _) in hints_and_values.items()}
+    space = {"__annotations__": annotations, "__module__": __name__}
+    cls = type(anx.Module)("Model", (anx.Module,), space)
+    return cls(**{name: value for name, (_, value) in hints_and_values.items()})
+
+
+def all_told(**hints_and_values):
+    with pytest.raises(anx.CheckError) as caught:
+        fields(**hints_and_values)
+    return str(caught.value)
+
+
+def param(hint, shape):
+    return anx.Param[hint], ones(shape)
+
+
+def test_plain_names_bind_first():
+    found = all_told(a=param(Float[Array, "#n"], (3,)), b=param(Float[Array, " n"], (4,)))
+    assert "Model.a: " in found
+    assert "axis 0 is 3, but #n is 4 (set by b)" in found
+
+
+def test_what_computes_and_may_be_something_else_comes_last():
+    assert fields(
+        a=param(Float[Array, "n+1"] | Float[Array, " m"], (3,)),
+        b=param(Float[Array, "#n"], (2,)),
+        d=param(Float[Array, "#m 1"], (4, 1)),
+    )
+
+
+def test_a_field_behind_one_that_nobody_can_judge():
+    with pytest.warns(anx.AnnotationWarning, match="needs the size of 'k'"):
+        found = all_told(
+            a=param(Float[Array, "k+1"], (3,)),
+            b=param(Float[Array, "n+1"], (3,)),
+            n=(anx.Hyper[int], 3),
+        )
+    assert "Model.b: " in found
+
+
+def test_a_field_in_the_place_of_which_a_property_stands():
+    class Model(anx.Module):
+        a: anx.Param[Float[Array, "2"]]
+        b: anx.Param[list[Float[Array, " n"]]]
+        c: anx.Param[Float[Array, " n"]]
+
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+        @property
+        def c(self):
+            return ones(3)
+
+    assert Model(ones(2), [ones(3)]).c.shape == (3,)
+    with pytest.raises(anx.CheckError, match=r"Model.[bc]"):
+        Model(ones(2), [ones(2)])
+
+
+@pytest.mark.parametrize("size", [0, 1, -1, True, None, "text"])
+@pytest.mark.parametrize("inside", ["a field", "a list"])
+def test_which_hypers_are_sizes(size, inside):
+    hint, value = Float[Array, " n"], ones(3)
+    if inside == "a list":
+        hint, value = list[hint], [value]
+    given = {"n": (anx.Hyper[bool | int | str | None], size), "x": (anx.Param[hint], value)}
+    if type(size) is int and size >= 0:
+        assert f"axis 0 is 3, but n is {size} (set by the Hyper)" in all_told(**given)
+    else:
+        assert fields(**given)
+    zero = {**given, "n": (anx.Hyper[int], size)}
+    if type(size) is int and size < 0:
+        assert fields(**zero)
+    elif type(size) is int:
+        assert f"n is {size} (set by the Hyper)" in all_told(**zero)
+
+
+OPTIONAL = Float[Array, " k"] | None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        ((None, 2, 2), True),
+        ((2, None, 2), True),
+        ((None, None, 2), True),
+        ((None, None, None), True),
+        ((2, 3, None), False),
+        ((None, 2, 3), False),
+        ((2, None, 3), False),
+        ((2, 2, 3), False),
+    ],
+)
+@pytest.mark.parametrize("last", [OPTIONAL, list[OPTIONAL]])
+def test_sizes_of_what_may_be_none(shapes, fits, last):
+    values = [None if size is None else ones(size) for size in shapes]
+    values[2] = [values[2]] if last is not OPTIONAL else values[2]
+    hints = (OPTIONAL, OPTIONAL, last)
+    given = {
+        f"f{at}": (anx.Param[hint], value)
+        for at, (hint, value) in enumerate(zip(hints, values, strict=True))
+    }
+    if fits:
+        assert fields(**given)
+    else:
+        assert "but k is 2 (set by f" in all_told(**given)
+
+
 # --- strings -------------------------------------------------------------------------
 
 

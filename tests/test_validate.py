@@ -445,3 +445,32 @@ def test_a_wide_model():
     assert anx.validate(stacked(model, 3), batch_axes=1) == ()
     model[500] = changed(model[500], bias=ones(3))
     assert text_of(model).startswith("list.500.bias: the value")
+
+
+def test_what_is_registered_meanwhile_counts():
+    class Foreign(eqx.Module):
+        weight: Float[Array, " n"]
+        n: int
+
+    model = Foreign(ones(3), 2)
+    assert anx.validate(model) == ()
+    anx.register(Foreign, weight=anx.Param)
+    assert anx.validate(model) == ()
+    anx.register(Foreign, n=anx.Hyper)
+    with pytest.raises(anx.CheckError, match="axis 0 is 3, but n is 2"):
+        anx.validate(model)
+
+
+def test_what_stands_behind_an_array_that_was_taken_out():
+    class Tied(anx.Module):
+        a: anx.Param[Float[Array, " n"]]
+        b: anx.Param[Float[Array, " n"]]
+        c: anx.Param[Float[Array, "m m"]]
+
+    def shared(c):
+        tied = eqx.tree_at(lambda m: m.c, Tied(ones(2), ones(2), ones((3, 3))), c)
+        return eqx.nn.Shared(tied, where=lambda m: m.a, get=lambda m: m.b)
+
+    assert anx.validate(shared(ones((2, 2)))) == ()
+    with pytest.raises(anx.CheckError, match=r"c: the value does not fit"):
+        anx.validate(shared(ones((2, 3))))

@@ -48,12 +48,6 @@ class Dims(NamedTuple):
         )
         return tuple(items) if ok else None
 
-    @property
-    def names(self) -> set[str]:
-        """The names that these dimensions bind, or are computed from."""
-        named = {dim.name for dim in self.all if dim.kind == "named"}
-        return named.union(*(dim.code.co_names for dim in self.all if dim.code))
-
 
 class Misfit(NamedTuple):
     """An axis (or all those of a `*name`) whose size is another than it should be."""

@@ -33,7 +33,8 @@ GROUPS = {
     ),
     "_dims _mismatch _array_check _checks _checker _quick _class_checks _check _misfits "
     "_mode _arguments _methods _inside _validate _batch_axes": (
-        "check_fields check_messages check_methods check_modes validate agreement"
+        "check_fields check_types check_messages check_methods check_modes validate "
+        "agreement change audit"
     ),
 }
 """Files, and the tests that are to notice what is changed in them."""
