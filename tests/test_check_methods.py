@@ -240,6 +240,23 @@ def test_asserts_in_the_body_know_the_sizes():
         assert model.ask(ones(3), "rows")  # as anywhere else
 
 
+def test_asserts_in_the_body_know_variadic_sizes_and_none_of_single_leaves():
+    class Model(anx.Module):
+        exact: anx.Param[Float[Array, "*s"]]
+        loose: anx.Param[Float[Array, "*#t"]]
+        tree: anx.Param[PyTree[Float[Array, "?n *?m"], "T"]]
+
+        def ask(self, x: Any, dims: str) -> bool:
+            return isinstance(x, Float[Array, dims])
+
+    model = Model(ones((2, 1)), ones((2, 1)), [ones((3, 4)), ones((4, 5))])
+    assert model.ask(ones((2, 1)), "*s")
+    assert not model.ask(ones((2, 3)), "*s")
+    assert model.ask(ones((2, 3)), "*#t")
+    assert not model.ask(ones((3, 3)), "*#t")
+    assert model.ask(ones((7, 7)), "n *m")  # outside of the tree nothing has bound them
+
+
 def test_asserts_of_a_caller_are_undisturbed():
     model = layer()
     with jaxtyped("context"):

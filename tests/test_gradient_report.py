@@ -1116,13 +1116,13 @@ def silent(model):
             {"has_aux": True},
             NO_OUTPUT.format("counts", " in the first of the pair", "an array int32[]"),
         ),
-        (silent, {}, NO_OUTPUT.format("silent", "", "a NoneType")),
+        (silent, {}, NO_OUTPUT.format("silent", "", "None")),
         (
             silent,
             {"has_aux": True},
             "gradient_report(silent): has_aux=True, and the function returns no pair\n"
             "  expected: (result, aux)\n"
-            "  found:    a NoneType",
+            "  found:    None",
         ),
     ],
 )

@@ -312,7 +312,7 @@ def test_roles():
           fix:      Role('lora', parent=Param)
         """
     )
-    for name, words in (("", "an empty string"), (None, "a NoneType"), (3, "an int")):
+    for name, words in (("", "an empty string"), (None, "None"), (3, "an int")):
         found = message(anx.AnnotationError, lambda name=name: anx.Role(name))
         assert found.startswith("Role: a role needs a name\n")
         assert f"found:    {words}\n" in found
@@ -354,7 +354,7 @@ def test_field_options():
     assert "found:    a list of str, int" in message(
         anx.AnnotationError, lambda: anx.field(axes=["n", 1])
     )
-    assert "found:    a int" in message(anx.AnnotationError, lambda: anx.field(tags=1))
+    assert "found:    an int" in message(anx.AnnotationError, lambda: anx.field(tags=1))
     assert "found:    a tuple of NoneType" in message(
         anx.AnnotationError, lambda: anx.field(tags=(None,))
     )

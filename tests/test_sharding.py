@@ -856,7 +856,7 @@ def test_a_tree_on_one_mesh_may_go_to_another():
     ("mesh", "found"),
     [
         (RULES, "a dict"),
-        (None, "a NoneType"),
+        (None, "None"),
         (jnp.ones(3), "an array float32[3]"),
         (AbstractMesh((), ()), "an AbstractMesh without axes"),
     ],
@@ -880,7 +880,7 @@ class Other(anx.Module):
     ("rules", "found"),
     [
         ("mlp", "a str"),
-        (None, "a NoneType"),
+        (None, "None"),
         (3, "an int"),
         (Other(jnp.ones(1)), "an Other"),
         (["mlp", "embed"], "a str"),

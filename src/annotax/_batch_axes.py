@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ._compat import ArrayImpl
-from ._errors import CheckError, describe, did_you_mean, explain_error
+from ._errors import CheckError, did_you_mean, explain_error
 from ._layout import is_array
 from ._misfits import Problem
 from ._mismatch import Mismatch, found_text
@@ -79,7 +79,7 @@ def _axes(said: Any, pattern: str = "") -> Axes:
 
 
 def _malformed(said: Any) -> CheckError:
-    text = repr(said) if isinstance(said, int | str) else describe(said)
+    text = repr(said) if isinstance(said, int | str) else found_text(said)
     return CheckError(
         explain_error(
             "validate",

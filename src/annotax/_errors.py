@@ -139,8 +139,12 @@ def describe(value: Any) -> str:
         return f"an array {dtype}[{','.join(map(str, cast(Any, shape)))}]"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return "None" if value is None else with_article(type(value).__name__)
+
+
+def with_article(name: str) -> str:
+    """A name behind its article: `an Identity`, `a Linear`."""
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 import equinox as eqx
 
 from ._axes import Axes
-from ._errors import AnnotationError, explain_error
+from ._errors import AnnotationError, describe, explain_error
 from ._hint import Hint
 from ._hint_text import hint_text
 from ._role import BUFFER, HYPER, Role
@@ -158,8 +158,7 @@ def _strings(option: str, values: Any, *, none: bool = False) -> tuple[Any, ...]
             expected=f'{option}=("first", "second")',
             found=repr(values)
             if isinstance(values, str)
-            else f"a {type(values).__name__}"
-            + (f" of {', '.join(kinds)}" if kinds else ""),
+            else describe(values) + (f" of {', '.join(kinds)}" if kinds else ""),
             fix=f"{option}=({values!r},)" if isinstance(values, str) else None,
         )
     )

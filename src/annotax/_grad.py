@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ._errors import SelectionError, describe, explain_error, listing
+from ._errors import SelectionError, describe, explain_error, listing, with_article
 from ._flat import leaves, update
 from ._layout import is_inexact_array
 from ._select import trainable_filter
@@ -164,7 +164,7 @@ def _nothing_message(selection: Selection, model: Any, position: int) -> str:
         f"grad, argument {position}",
         f"{selection!r} selects nothing to differentiate",
         expected="at least one inexact array",
-        found=f"a {type(model).__name__} with {len(seen.leaves)} leaves, {arrays} of them "
-        "inexact arrays, none selected",
+        found=f"{with_article(type(model).__name__)} with {len(seen.leaves)} leaves, "
+        f"{arrays} of them inexact arrays, none selected",
         fix="look at annotax.records(model); say wrt=... if something else is meant",
     )

@@ -192,8 +192,7 @@ def refuse_dynamic(where: str, value: Any) -> None:
                 where,
                 "a Hyper must equal itself, or every call compiles anew",
                 expected="a value with `value == value`",
-                found=f"a {type(value).__name__} that is or holds one unequal to itself"
-                " (a NaN?)",
+                found=f"{describe(value)} that is or holds one unequal to itself (a NaN?)",
                 fix="use None for 'not given'",
             )
         )

@@ -91,8 +91,6 @@ def wrong_type(value: object) -> Mismatch:
 
 def found_text(value: Any) -> str:
     """A value without its contents: `float32[2,3]`, `an int`."""
-    if value is None:
-        return "None"
     kind = "numpy " if isinstance(value, _NUMPY) else ""
     return kind + describe(value).removeprefix("an array ")
 

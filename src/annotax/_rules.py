@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import typing_extensions
 
 from ._class_checks import why_unchecked
-from ._errors import listing
+from ._errors import listing, with_article
 from ._field import FieldSpec, is_buffer, is_hyper
 from ._findings import (
     ARRAY_IN_HYPER,
@@ -93,11 +93,10 @@ def _hyper_findings(subject: Subject, spec: FieldSpec, held: Held) -> Iterator[F
         )
     elif held.unhashable and written is None:
         kind = held.unhashable[0].__name__
-        article = "an" if kind[0] in "AEIOUaeiou" else "a"
         yield subject.finding(
             UNHASHABLE_IN_HYPER,
             spec.name,
-            f"a Hyper is compared and hashed, and {article} {kind} has no hash",
+            f"a Hyper is compared and hashed, and {with_article(kind)} has no hash",
             _hashable_fix(held),
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ._errors import SelectionError, describe, explain_error, listing
+from ._errors import SelectionError, describe, explain_error, listing, with_article
 from ._layout import is_inexact_array, leaf_role
 from ._leaves import Leaves
 from ._path import compile_pattern, matches
@@ -170,5 +170,5 @@ def _taken(where: Callable[[Any], Any], seen: View, markers: list[Leaf]) -> Any:
         except Exception as error:
             problem, cause = f"the function failed on it: {error}", error
             fix = "return nodes of the model; arrays cannot be computed with here"
-    found = f"a {type(seen.tree).__name__}"
+    found = with_article(type(seen.tree).__name__)
     raise SelectionError(explain_error("at", problem, found=found, fix=fix)) from cause

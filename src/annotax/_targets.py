@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import equinox as eqx
 
-from ._errors import TargetError, describe, did_you_mean, explain_error
+from ._errors import TargetError, describe, did_you_mean, explain_error, with_article
 from ._registry import registry
 from ._text import shorten
 
@@ -274,7 +274,7 @@ def _instance_message(name: str) -> str:
     return explain_error(
         "audit",
         "this is an instance, and classes are looked at",
-        found=f"a {name}",
+        found=with_article(name),
         fix=f"audit({name}), or summary(model) to look at the instance",
     )
 

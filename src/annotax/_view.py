@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 
 from ._compat import EquinoxMeta, node_data, tree_flatten
-from ._errors import AnnotaxError, StructureError, explain_error
+from ._errors import AnnotaxError, StructureError, explain_error, with_article
 from ._layout import Layout
 from ._registry import registry
 from ._traverse import traverse
@@ -86,7 +86,7 @@ def _is_endless(error: Exception) -> bool:
 def endless_message(tree: Any) -> str:
     """The message for what contains itself, or nests so deeply that it may as well."""
     return explain_error(
-        f"a {type(tree).__name__}",
+        with_article(type(tree).__name__),
         "this cannot be followed: it contains itself, or nests too deeply",
         expected="containers that do not contain themselves, and less than some "
         "hundreds of modules in one another",
