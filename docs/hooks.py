@@ -16,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 INCLUDE = '--8<-- "README.md"'
 LINK = re.compile(r"\]\(docs/([^)#]*)")
 HREF = re.compile(r'href="([\w./-]+\.(?:md|ipynb))(?=[#"])')
-CELL = re.compile(r"/[\w./-]*ipykernel_\d+/\d+\.py:(\d+)")  # another in each build
 SHOWN_BY = {"examples/digits.py": "digits.md"}
 
 logger = logging.getLogger("mkdocs.hooks")
@@ -52,4 +51,4 @@ def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
             return href[0]
         return f'href="{file.url_relative_to(page.file)}'
 
-    return CELL.sub(r"cell:\1", HREF.sub(to_url, html))
+    return HREF.sub(to_url, html)

@@ -227,9 +227,14 @@ def test_the_text_of_a_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     below = Location(str(tmp_path / "models" / "layers.py"), 3)
     assert str(below) == f"{os.path.join('models', 'layers.py')}:3"
-    assert below.short == "layers.py:3"
     beside = Location(str(tmp_path.parent / "layers.py"), 3)
     assert str(beside) == f"{tmp_path.parent / 'layers.py'}:3"
+
+
+def test_a_cell_of_a_notebook_is_called_so():
+    assert str(Location("/tmp/ipykernel_12/3456.py", 3)) == "cell:3"
+    assert str(Location(r"C:\temp\ipykernel_12\3456.py", 3)) == "cell:3"
+    assert str(Location("/models/ipykernel_12.py", 3)) == "/models/ipykernel_12.py:3"
 
 
 def test_a_place_is_told_in_full_from_a_directory_that_is_gone(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import ast
 import inspect
 import linecache
 import os
+import re
 import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -31,11 +32,6 @@ class Location(NamedTuple):
 
     def __str__(self) -> str:
         return f"{_near(self.file)}:{self.line}"
-
-    @property
-    def short(self) -> str:
-        """The same without the directories: `layers.py:12`."""
-        return f"{os.path.basename(self.file)}:{self.line}"
 
 
 def locate_class(cls: type) -> Location | None:
@@ -112,8 +108,16 @@ def _module_file(cls: type) -> str | None:
     return None if file is None else inspect.getsourcefile(module) if module else None
 
 
+_CELL = re.compile(r"[/\\]ipykernel_\d+[/\\]\d+\.py$")
+
+
 def _near(file: str) -> str:
-    """A path as its reader would tell it: from the current directory, or the library's."""
+    """A path as its reader would tell it: from the current directory, or the library's.
+
+    A cell of a notebook is a file to Python, with a name that says nothing.
+    """
+    if _CELL.search(file):
+        return "cell"
     _, installed, inside = file.replace(os.sep, "/").rpartition("/site-packages/")
     if installed:
         return inside
