@@ -820,6 +820,22 @@ def test_the_source_of_the_quick_function_can_be_seen():
     assert sources[0] != sources[1]
 
 
+def test_traced_and_abstract_arrays_are_quick_too(monkeypatch):
+    model = linear()
+
+    def walked(*_, **__):
+        raise AssertionError("the walk was asked")
+
+    monkeypatch.setattr("annotax._check.find_problems", walked)
+    again = jax.jit(lambda m: Linear(m.weight, m.bias, m.ins, m.outs))(model)
+    assert again.weight.shape == (4, 3)
+    abstract = eqx.filter_eval_shape(lambda: Linear(model.weight, None, 3, 4))
+    shapes = jax.ShapeDtypeStruct((4, 3), "float32"), None
+    assert Linear(*shapes, 3, 4) == abstract
+    vmapped = eqx.filter_vmap(lambda w: Linear(w, None, 3, 4))(ones((5, 4, 3)))
+    assert vmapped.weight.shape == (5, 4, 3)
+
+
 # --- what cannot be checked ----------------------------------------------------------
 
 

@@ -108,7 +108,7 @@ class _Source:
         self._lines: list[str] = []
         self._constants: dict[str, Any] = {
             "ArrayImpl": ArrayImpl,
-            "ShapeDtypeStruct": jax.ShapeDtypeStruct,
+            "Others": (jax.ShapeDtypeStruct, jax.Array),  # abstract, and traced ones
         }
         self._variables: dict[str, str] = {}
         self._perhaps: set[str] = set()
@@ -126,7 +126,7 @@ class _Source:
             return
         lines = [
             "if type(v) is ArrayImpl: a = v.aval",
-            "elif type(v) is ShapeDtypeStruct: a = v",
+            "elif isinstance(v, Others): a = v",
             "else: return None",
             "d = a.dtype",
             f"if d is not {self._constant(field.accepts.likely)} and not {constant}[d]:",
