@@ -20,7 +20,6 @@ from _twins import Norm, Stack
 
 MODULES = 1000  # three leaves each
 ROUNDS = 25
-SIZES = pytest.mark.parametrize("count", [4, 16, 64])
 
 typechecked: Any = jaxtyped(typechecker=beartype.beartype)
 
@@ -35,42 +34,31 @@ def made(base: type, count: int, role: Any = None) -> Any:
     )
 
 
-@SIZES
-def test_construct(compare: Any, count: int) -> None:
-    ours, plain = made(anx.Module, count, anx.Param), made(eqx.Module, count)
+def made_plain(count: int) -> Any:
+    """The twin of Equinox."""
+    return made(eqx.Module, count)
+
+
+def made_typechecked(count: int) -> Any:
+    """The twin that jaxtyping checks."""
+    return typechecked(made(eqx.Module, count))
+
+
+CONSTRUCTIONS = {
+    "make a checked instance of {} fields": ("fields", made_plain, 1.15),
+    "... against jaxtyped with beartype, {} fields": ("fields", made_typechecked, 0.5),
+    "... with checks off, {} fields": ("off", made_plain, 1.05),
+}
+
+
+@pytest.mark.parametrize("count", [4, 16, 64])
+@pytest.mark.parametrize("what", CONSTRUCTIONS)
+def test_construct(compare: Any, what: str, count: int) -> None:
+    mode, make_twin, aim = CONSTRUCTIONS[what]
+    ours, theirs = made(anx.Module, count, anx.Param), make_twin(count)
     args = [jnp.ones((2, 3))] * count
-    compare(
-        f"make a checked instance of {count} fields",
-        lambda: ours(*args),
-        lambda: plain(*args),
-        aim=1.15,
-    )
-
-
-@SIZES
-def test_construct_beside_jaxtyping(compare: Any, count: int) -> None:
-    ours = made(anx.Module, count, anx.Param)
-    theirs = typechecked(made(eqx.Module, count))
-    args = [jnp.ones((2, 3))] * count
-    compare(
-        f"... against jaxtyped with beartype, {count} fields",
-        lambda: ours(*args),
-        lambda: theirs(*args),
-        aim=0.5,
-    )
-
-
-@SIZES
-def test_construct_unchecked(compare: Any, count: int) -> None:
-    ours, plain = made(anx.Module, count, anx.Param), made(eqx.Module, count)
-    args = [jnp.ones((2, 3))] * count
-    with anx.checking("off"):
-        compare(
-            f"... with checks off, {count} fields",
-            lambda: ours(*args),
-            lambda: plain(*args),
-            aim=1.05,
-        )
+    with anx.checking(mode):
+        compare(what.format(count), lambda: ours(*args), lambda: theirs(*args), aim=aim)
 
 
 def test_method(compare: Any) -> None:

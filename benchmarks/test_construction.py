@@ -11,7 +11,6 @@ import equinox as eqx
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
-import annotax as anx
 from _ratio import THREAD, Call
 from test_module import ARRAYS, make_class, make_plain_class
 
@@ -28,19 +27,10 @@ class Jaxtyped(eqx.Module):
     rate: float = eqx.field(static=True)
 
 
-ANNOTATED = make_class()
-
-
-def unchecked(*values: Any) -> Any:
-    """An instance whose shapes nobody looks at."""
-    with anx.checking("off"):
-        return ANNOTATED(*values)
-
-
 WAYS: dict[str, Callable[..., Any]] = {
     "Equinox": make_plain_class(),
-    '**annotax**, `checking("off")`': unchecked,
-    "**annotax**, shapes checked": ANNOTATED,
+    '**annotax**, `check="off"`': make_class(check="off"),
+    "**annotax**, shapes checked": make_class(),
     "Equinox with `jaxtyped(typechecker=beartype)`": Jaxtyped,
 }
 

@@ -93,10 +93,10 @@ ARRAYS = (jnp.ones((2, 3)), jnp.ones(2), jnp.ones(3))
 """What fits the annotations of the two classes."""
 
 
-def make_class() -> type:
+def make_class(**options: Any) -> Any:
     """Two Params, a Buffer and a Hyper."""
 
-    class Made(anx.Module):
+    class Made(anx.Module, **options):
         weight: anx.Param[Float[Array, "m n"]]
         bias: anx.Param[Float[Array, " m"] | None]
         mean: anx.Buffer[Float[Array, " n"]]
