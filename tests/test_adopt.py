@@ -767,3 +767,15 @@ def test_dictionaries_are_in_the_order_that_jax_gives_them():
     adopted = [anx.adopt(plain(part=options)) for options in (one, other)]
     assert structure(adopted[0]) == structure(adopted[1])
     assert list(adopted[0].part) == list(jax.tree.map(int, one)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [3, 4]])
+def test_a_container_that_is_registered_as_a_hyper(sizes):
+    class Foreign(eqx.Module):
+        weight: Array
+        sizes: list[int]
+
+    anx.register(Foreign, weight=anx.Param, sizes=anx.Hyper)
+    adopted = anx.adopt(Foreign(jnp.ones(2), sizes))
+    assert adopted.sizes == sizes
+    assert jax.jit(lambda m: m.weight * len(m.sizes))(adopted).tolist() == [len(sizes)] * 2

@@ -478,6 +478,17 @@ def test_layers_of_equinox():
     assert inner.outcome["role"] == f"buffer, from State.{path}"
 
 
+def test_leaves_in_the_field_of_a_model(model: Any):
+    class Averaged(anx.Module):
+        mean: anx.Buffer[Any]
+        model: anx.Param[Any]
+
+    both = Averaged(anx.params(model), anx.params(model))
+    name = "deep['a.b'].weight"
+    assert outcome(both, f"mean.{name}", "role") == "buffer, from Averaged.mean"
+    assert outcome(both, f"model.{name}", "role").endswith(", kept from its model")
+
+
 def test_leaves_and_optimizer_states(model: Any, said: Any):
     params = anx.params(model)
     state = optax.adam(1e-3).init(params)

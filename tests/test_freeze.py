@@ -693,6 +693,9 @@ def test_a_frozen_field_that_a_constructor_leaves_out_is_thawed():
         2.0,
         ["weight"],
     )
+    other, still = anx.unfreeze([frozen, bare], anx.by_path("0.weight"))
+    assert list(anx.params(other)) == ["weight"]
+    assert type(still) is type(bare)
 
 
 def test_freezing_runs_no_converter():

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import jax
 
 from ._chain import IN_LEAVES, Link
-from ._errors import listing
+from ._errors import listing, with_article
 from ._field import FieldSpec, is_buffer, is_hyper
 from ._layout import Entry
 from ._path import segments
@@ -100,7 +100,7 @@ def _ancestry(role: Role) -> str:
     names: list[str] = []
     parent = role.parent
     while parent is not None:
-        names.append(f"{'an' if parent.name[0] in 'aeiou' else 'a'} {parent.name}")
+        names.append(with_article(parent.name))
         parent = parent.parent
     return f"{role.name} ({', '.join(names)})" if names else role.name
 
