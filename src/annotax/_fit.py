@@ -39,6 +39,7 @@ class _Fit:
         self._guide = self._left // 4 * 2
         roles = max((columns(c.role) for c in leaves), default=0)
         self._role = min(roles, max(self._left // 3, 12))
+        self._roles: dict[str, str] = {}
         what = max((len(c.what) for c in leaves), default=0)
         names = (min(len(c.guide), self._guide) + columns(c.name) for c in leaves)
         names = max(names, default=0)
@@ -61,13 +62,16 @@ class _Fit:
         return [(guide, "dim"), *left, (self.line(used, row.parameters, row.bytes), "")]
 
     def _leaf(self, row: Cells, room: int) -> Line:
-        column = max(self._name + room - self._left, min(_NAME, room))
-        name = padded(shorten_front(row.name, column), self._name + room - self._left)
+        column = self._name + room - self._left
+        name = padded(shorten_front(row.name, max(column, min(_NAME, room))), column)
         room -= columns(name)
-        role = padded(f"  {shorten(row.role, self._role)}", self._role + 2)
-        if columns(role) + 2 >= room:
+        role = self._roles.get(row.role)
+        if role is None:  # there are few, and many leaves
+            role = padded(f"  {shorten(row.role, self._role)}", self._role + 2)
+            self._roles[row.role] = role
+        if self._role + 4 >= room:
             return [(name, ""), (shorten(role, room), row.style)]
-        what = shorten(row.what, room - columns(role) - 2)
+        what = shorten(row.what, room - self._role - 4)
         return [(name, ""), (f"{role}  ", row.style), (what, "")]
 
     def _node(self, row: Cells, room: int) -> Line:
@@ -90,7 +94,7 @@ def wrapped(piece: Piece, width: int, indent: str) -> list[Line]:
 
 def plain(line: Line) -> str:
     """A line without its styles."""
-    return "".join(text for text, _ in line).rstrip()
+    return "".join([text for text, _ in line]).rstrip()
 
 
 def trimmed(line: Line) -> Line:

@@ -165,7 +165,6 @@ class _Rows:
     def _cells(self, node: Node, guide: str, times: int) -> Cells:
         repeated = f" ×{times}" if times > 1 else ""
         marks = "×" * bool(repeated) + "=" * bool(node.same_as)
-        marks += "~" * any(constant.inferred for constant in node.constants)
         record = node.record
         role, what = self._text(node)
         numbers = (
@@ -173,6 +172,7 @@ class _Rows:
             bytes_text(node.bytes) if node.bytes else "",
         )
         if record is None:
+            marks += "~" * any(constant.inferred for constant in node.constants)
             left = (guide, node.name, node.cls + repeated, role, "", what)
             return Cells(*left, *numbers, is_leaf=False, marks=marks)
         left = (guide, node.name + repeated, "", role, role_style(record), what)
