@@ -2,9 +2,18 @@
 
 import collections.abc
 import re
+import typing
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any, Concatenate, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Final,
+    NamedTuple,
+    Protocol,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +22,7 @@ import numpy as np
 import pytest
 from beartype.vale import Is, IsAttr, IsEqual
 from jaxtyping import Array, Float, Int, PyTree
+from typing_extensions import TypeAliasType
 
 import annotax as anx
 
@@ -208,6 +218,7 @@ def test_broadcast_variadic_axes_grow_together():
     assert not broadcast(("*s", (2,)), ("*s", (1,)))
     assert broadcast(("*#s", (1,)), ("*s", (2,)), ("*s", (2,)))
     assert not broadcast(("*#s", (1,)), ("*s", (2,)), ("*s", (3,)))
+    assert not broadcast(("*s", (1, 3)), ("*#s", (1, 3)), ("*#s", (2, 3)))
 
 
 # --- which tip, and which member of a union ------------------------------------------
@@ -264,6 +275,13 @@ def test_a_union_goes_on_behind_a_member_that_nobody_can_judge():
     k = {"k": (Float[Array, " k"], ones(2))}
     assert model(hint, ones(3), **k).x.shape == (3,)
     assert "axis 0 is 4, but k+1 is 3" in told(hint, ones(4), **k)
+
+
+def test_a_union_takes_what_fits_before_what_nobody_can_judge():
+    hint = Float[Array, "k+1"] | Float[Array, " m"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model(hint, ones(3)).x.shape == (3,)
 
 
 # --- what is no array ----------------------------------------------------------------
@@ -373,6 +391,13 @@ def test_composed_structures_are_those_of_jaxtyping(structure, value):
     else:
         expected = f"expected: structure {structure!r} in Param[PyTree[int, {structure!r}]]"
         assert told(PyTree[int, structure], value, **known)[0] == expected
+
+
+def test_a_structure_of_anything():
+    known = {"s": (PyTree[Any, "S"], [1, "two"])}
+    assert model(PyTree[Any, "S"], [None.__class__, 3], **known).x
+    lines = told(PyTree[Any, "S"], {"a": 1}, **known)
+    assert lines[0].startswith("expected: structure 'S', [*, *] (set by s), in ")
 
 
 def test_a_size_for_each_leaf_is_forgotten_behind_the_tree():
@@ -498,12 +523,69 @@ def test_sizes_of_what_may_be_none(shapes, fits, last):
 # --- strings -------------------------------------------------------------------------
 
 
-def test_a_string_that_is_wrong_says_what_jaxtyping_says():
+def test_a_string_that_is_wrong_says_what_jaxtyping_says(monkeypatch):
+    class Model(anx.Module):
+        x: anx.Param[list["Float[LaterArray, '*a *b']"]]
+
+    monkeypatch.setitem(globals(), "LaterArray", Array)
     with pytest.raises(anx.AnnotationError) as caught:
-        model(list["Float[Array, 'n =m=']"], [])
+        Model([])
     first = str(caught.value).split("\n")[0]
     assert first.startswith("Model.x: the annotation is wrong: ")
-    assert "None" not in first
+    assert "variadic" in first
+
+
+class Base:
+    pass
+
+
+class Sub(Base):
+    pass
+
+
+Small = TypeAliasType("Small", int)
+Word = TypeAliasType("Word", str)
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (tuple["int", "str"], (1, "a"), ("a", 1)),
+        (tuple[Small, Word], (1, "a"), ("a", 1)),
+        (tuple["Small", "Word", "Small"], (1, "a", 2), (1, "a", "b")),
+        (typing.Type["Base"], Sub, int),  # noqa: UP006 -- it makes a ForwardRef
+        (type["Base"], Base, Base()),
+        (type[Base | int], int, str),
+        (type["Base | int"], Sub, str),
+    ],
+    ids=str,
+)
+def test_names_and_aliases(hint, good, bad):
+    assert model(hint, good).x is good
+    with pytest.raises(anx.CheckError, match=r"\bx\b"):
+        model(hint, bad)
+
+
+def test_final():
+    class Model(anx.Module):
+        x: Final[anx.Param[int]]
+        y: "Final[anx.Param[int]]"
+        free: Final = 3
+
+    with anx.checking("full"):
+        assert Model(1, 2).x == 1
+        for values in (("a", 1), (1, "a")):
+            with pytest.raises(anx.CheckError, match=r"Model\.[xy]"):
+                Model(*values)
+
+
+def test_what_cannot_be_checked_is_found_without_an_instance():
+    class Model(anx.Module):
+        x: anx.Param[Concatenate[int, ...]]
+
+    (finding,) = anx.audit(Model).findings
+    assert finding.code == "ANX005"
+    assert "Concatenate[int, ...]: type hint " in str(finding)
 
 
 @pytest.mark.parametrize(
