@@ -967,6 +967,43 @@ def test_a_hyper_of_an_ensemble_is_replaced_and_a_field_that_did_fit_must_fit_ag
         anx.replace(frozen, weight=jnp.ones((4, 3)))
 
 
+def test_what_did_fit_is_asked_in_the_mode_of_the_moment():
+    def loose(**options):
+        class Loose(anx.Module, **options):
+            plain: int
+            rate: anx.Hyper[float] = 0.1
+
+        return Loose
+
+    for cls, mode in ((loose(), "full"), (loose(check="full"), "full")):
+        with anx.checking("off"):
+            model, wrong = cls(3), cls("three")
+        with anx.checking(mode):
+            assert anx.replace(wrong, rate=0.2).rate == 0.2
+            with refused("Loose.plain"):
+                anx.replace(model, plain="three")
+    said = loose(check="full")
+    with anx.checking("off"):
+        model, wrong = said(3), said("three")
+    assert anx.replace(wrong, rate=0.2).rate == 0.2
+    with refused("Loose.plain"):
+        anx.replace(model, plain="three")
+
+
+def test_what_fits_though_it_is_nothing_plain_must_fit_again():
+    class Level(enum.IntEnum):
+        LOW = 1
+
+    class Model(anx.Module):
+        level: anx.Param[int]
+        weight: anx.Param[Float[Array, " n"]]
+        n: anx.Hyper[int]
+
+    model = Model(Level.LOW, ones(3), 3)
+    with refused("axis 0 is 3, but n is 4"):
+        anx.replace(model, n=4)
+
+
 # --- what a stranger found -------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import operator
 import pickle
 import typing
 import warnings
@@ -785,6 +786,50 @@ def test_a_size_that_nothing_binds_is_told():
     refused(lambda: Model().chained(ones(6), ones((3, 4)), ones(2)), "Model.chained(x)")
     Model().ordered(ones(3), ones(2))  # whatever comes first
     refused(lambda: Model().ordered(ones(3), ones(3)), "Model.ordered(x)")
+
+
+def test_two_classes_of_one_name_are_both_told_of_a_size():
+    def model():
+        class Model(anx.Module):
+            def apply(self, x: Float[Array, " n+1"]) -> Any:
+                return x
+
+        return Model()
+
+    for _ in range(2):
+        with pytest.warns(anx.AnnotationWarning, match="needs the size of 'n'"):
+            model().apply(ones(3))
+
+
+@pytest.mark.filterwarnings("ignore:Model.weight")
+def test_a_field_that_nobody_can_judge_binds_nothing():
+    class Model(anx.Module):
+        weight: anx.Param[Float[Array, "k+1"]]
+        bias: anx.Param[Float[Array, " n"]]
+
+        def apply(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
+            return x
+
+    model = Model(ones(3), ones(2))
+    assert model.apply(ones(2)).shape == (2,)
+    refused(lambda: model.apply(ones(3)), "Model.apply(x)")
+
+
+def test_a_property_of_no_function_stays():
+    class Model(anx.Module):
+        n: anx.Hyper[int]
+        size = property(operator.attrgetter("n"))
+
+    assert Model(3).size == 3
+
+
+def test_where_nothing_is_checked_all_arguments_are_handed_on():
+    class Model(anx.Module):
+        def apply(self, x: int, *, key: int = 1) -> Any:
+            return x, key
+
+    with anx.checking("fields"):
+        assert Model().apply("x", key="key") == ("x", "key")
 
 
 def test_other_hints():

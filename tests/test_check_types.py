@@ -582,10 +582,15 @@ def test_final():
 def test_what_cannot_be_checked_is_found_without_an_instance():
     class Model(anx.Module):
         x: anx.Param[Concatenate[int, ...]]
+        y: anx.Param[Float[Array, "{n}"]]
+        z: anx.Param[dict["Nowhere", "Nobody"]]
 
-    (finding,) = anx.audit(Model).findings
-    assert finding.code == "ANX005"
-    assert "Concatenate[int, ...]: type hint " in str(finding)
+    found = anx.audit(Model).findings
+    assert {one.code for one in found} == {"ANX005"}
+    x, y, z = (str(one) for one in found)
+    assert "Concatenate[int, ...]: type hint " in x
+    assert "the annotation is wrong: a field has nothing to put into the dimension" in y
+    assert "Nowhere, Nobody does not exist at run time" in z
 
 
 @pytest.mark.parametrize(
