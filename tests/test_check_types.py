@@ -21,7 +21,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from beartype.vale import Is, IsAttr, IsEqual
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import AbstractDtype, Array, Float, Int, PyTree
 from typing_extensions import TypeAliasType
 
 import annotax as anx
@@ -151,6 +151,35 @@ def test_anything_with_shape_and_dtype():
     assert told(hint, Duck((3,)))[1:] == ["found: float32[3]", "axis 0 is 3, not 2"]
     for value in (Shaped(), Typed(), 3.0):
         assert "found: a" in told(hint, value)[1]
+
+
+class Listed(AbstractDtype):
+    dtypes = ("float16", "int64")
+
+
+class Wide(AbstractDtype):
+    dtypes = "float64"
+
+
+class Matched(AbstractDtype):
+    dtypes = re.compile("float16|int64")
+
+
+class Both(AbstractDtype):
+    dtypes = (re.compile("bfloat.*"), "float16")
+
+
+@pytest.mark.parametrize("dtype", [Listed, Matched, Both])
+@pytest.mark.parametrize("kind", [Array, np.ndarray])
+def test_dtypes_of_a_users_own(dtype, kind):
+    library, name = (jnp, "Array") if kind is Array else (np, "ndarray")
+    value = library.ones(2, "float16")
+    assert model(dtype[kind, "2"], value).x is value
+    lines = told(dtype[kind, "2"], library.ones(2, "int16"))
+    assert lines[0] == f"expected: Param[{dtype.__name__}[{name}, '2']]"
+    assert lines[1].endswith("int16[2]")
+    assert len(lines) == 2
+    assert told(Wide[kind, "2"], value)[2].startswith("fix: JAX keeps 32 bits")
 
 
 @pytest.mark.parametrize("name", ["X", "x_", "n", "_x", "Xn"])

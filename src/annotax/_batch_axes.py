@@ -46,7 +46,7 @@ def axes_of_leaves(seen: View, given: Any) -> list[Axes]:
     paths = [entry.path for entry in seen.layout.entries]
     if not isinstance(given, Mapping):
         return [_axes(given)] * len(paths)
-    mapping = cast("Mapping[Any, Any]", given)
+    mapping: Mapping[Any, Any] = cast(Any, given)
     if not all(isinstance(pattern, str) for pattern in mapping):
         raise _malformed(mapping)
     axes = {pattern: _axes(said, pattern) for pattern, said in mapping.items()}
@@ -72,7 +72,7 @@ def _axes(said: Any, pattern: str = "") -> Axes:
     if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
         return tuple(Axis("batch", pattern, at + 1) for at in range(said))
     if isinstance(said, list | tuple):
-        names = cast("Sequence[Any]", said)
+        names: Sequence[Any] = cast(Any, said)
         if all(isinstance(name, str) for name in names):
             return tuple(map(Axis, names))
     raise _malformed(said)

@@ -93,7 +93,7 @@ def in_turn(first: Check, *others: Check) -> Check:
 def each(cls: type, item: Check) -> Check:
     def parts(value: Any) -> Iterator[tuple[str, Check, Any]]:
         is_set = isinstance(value, _ABC.Set)
-        for at, one in enumerate(cast("_ABC.Collection[Any]", value)):
+        for at, one in enumerate(value):
             yield " item" if is_set else f"[{at}]", item, one
 
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
@@ -110,7 +110,7 @@ def items(checks: tuple[Check, ...]) -> Check:
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
         if not isinstance(value, tuple):
             return [wrong_type(value)]
-        whole = cast("tuple[Any, ...]", value)
+        whole: tuple[Any, ...] = cast(Any, value)
         if len(whole) != len(checks):
             return [Mismatch(f"a tuple of {len(whole)}")]
         pairs = enumerate(zip(checks, whole, strict=True))
