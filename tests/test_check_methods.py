@@ -568,6 +568,14 @@ class Block(contextlib.ContextDecorator):
         return False
 
 
+def test_a_wrapper_in_a_wrapper_that_is_no_function():
+    def double(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
+        return 2 * x
+
+    assert not alone(jax.named_scope("double")(double))
+    assert alone(jax.named_scope("double")(jax.jit(double)))
+
+
 def test_decorators_that_hand_on_what_they_are_given():
     class Model(anx.Module):
         weight: anx.Param[Float[Array, " n"]]
@@ -654,6 +662,30 @@ def test_annotations_that_are_strings():
     refused(lambda: model.many([], 3), "(self_type)")
     refused(lambda: model.later(3), "Model.later(x)", "expected: Later")
     assert model.later(checked_strings.Later()) is None
+
+
+def test_strings_inside_of_annotations_name_locals_too():
+    def made():
+        class Local:
+            pass
+
+        class Model(anx.Module):
+            def apply(self, x: list["Local"], y: Any = None) -> int:
+                return 1
+
+            def other(self, x: typing.List["Local"]) -> int:  # noqa: UP006 -- a ForwardRef
+                return 1
+
+            def chosen(self, x: Literal["Local"]) -> int:
+                return 1
+
+        return Model(), Local
+
+    model, local = made()
+    assert model.apply([local()]) == model.other([local()]) == model.chosen("Local") == 1
+    refused(lambda: model.apply([1]), "Model.apply(x)[0]")
+    refused(lambda: model.other([1]), "Model.other(x)[0]")
+    refused(lambda: model.chosen(local()), "Model.chosen(x)")
 
 
 def test_a_name_that_does_not_exist_is_told_once():
