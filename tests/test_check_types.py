@@ -11,7 +11,9 @@ from typing import (
     Concatenate,
     Final,
     NamedTuple,
+    NotRequired,
     Protocol,
+    TypedDict,
     runtime_checkable,
 )
 
@@ -362,6 +364,51 @@ def told_all(hint, value):
     with pytest.raises(anx.CheckError) as caught:
         model(hint, value)
     return caught.value
+
+
+# --- typed dictionaries --------------------------------------------------------------
+
+
+class State(TypedDict):
+    mean: Float[Array, " n"]
+    var: Float[Array, " n"]
+    count: NotRequired[int]
+
+
+class Nested(State, total=False):
+    inner: "State"
+    more: "NoSuchType"
+
+
+class Tree(TypedDict):
+    children: "list[Tree]"
+
+
+def test_a_typed_dictionary():
+    good = {"mean": ones(2), "var": ones(2)}
+    assert model(State, good).x is good
+    assert model(State, {**good, "count": 3}).x
+    assert told(State, {**good, "count": "3"}, at="x['count']")[1] == "found: a str"
+    assert told(State, {**good, "var": ones(3)}, at="x['var']")[1:] == [
+        "found: float32[3]",
+        "axis 0 is 3, but n is 2 (set by x)",
+    ]
+    assert told(State, {"count": 1, "var": ones(2), "other": 3, "x": 5}) == [
+        "expected: Param[State]",
+        "found: a dict without ['mean'], with ['other'], with ['x']",
+    ]
+    assert told(State, [1])[1] == "found: a list"
+    assert told(State | None, 3)[1] == "found: an int"
+
+
+def test_a_typed_dictionary_with_names_that_do_not_exist():
+    with pytest.warns(anx.AnnotationWarning, match="name 'NoSuchType' is not defined"):
+        model(Nested, {"mean": 1})
+
+
+def test_a_typed_dictionary_in_itself():
+    assert model(Tree, {"children": [{"children": []}]}).x
+    assert told(Tree, {"children": [{"children": 3}]}, at="x['children'][0]['children']")
 
 
 # --- containers and trees ------------------------------------------------------------

@@ -161,7 +161,7 @@ LAYERS = [
     | {"_mismatch", "_mode", "_inside", "_unchecked"},
     {"_source", "_leaves", "_static", "_hint_text", "_dependence", "_gradient_verdict"}
     | {"_mesh_rules", "_stored", "_plain", "_rename", "_array_check", "_misfits", "_quick"},
-    {"_hint", "_held", "_probe", "_tensor_header", "_checks"},
+    {"_hint", "_held", "_probe", "_tensor_header", "_checks", "_beartype"},
     {"_field", "_derivatives", "_tensor_file", "_checker"},
     {"_registry", "_layout", "_arguments"},
     {"_specs", "_locate", "_targets", "_leaf_diff"},

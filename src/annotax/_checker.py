@@ -2,7 +2,7 @@
 
 jaxtyping's types, unions and containers are walked here: every item, with one scope of
 sizes, and with an answer that names the axis. Whatever else a hint may be is for beartype
-to judge, which is imported when the first such hint is met.
+to judge.
 """
 
 import collections
@@ -27,6 +27,7 @@ from typing import (
 import typing_extensions
 
 from ._array_check import Check, array_check, pytree_check
+from ._beartype import judged, validated
 from ._checks import (
     any_callable,
     anything,
@@ -40,6 +41,7 @@ from ._checks import (
     optional,
     pairs,
     subclass,
+    typed_dict,
 )
 from ._compat import (
     ALIAS_TYPES,
@@ -52,11 +54,9 @@ from ._compat import (
 )
 from ._dims import Sizes, UnboundError
 from ._form import validators
-from ._hint_text import hint_text
-from ._mismatch import OK, Mismatch, found_text, wrong_type
+from ._mismatch import OK, Mismatch
 from ._scope import Scope
 from ._source import MISSING, UnresolvedError, evaluate, parse
-from ._text import value_text
 
 _ABC = collections.abc
 _CALLABLE: Any = _ABC.Callable
@@ -113,7 +113,7 @@ class Checkers:
         if head is Final:
             return self.make(get_args(hint)[0]) if get_args(hint) else anything
         if isinstance(head, ALIAS_TYPES):
-            return self._entering(head, lambda: alias_value(hint))
+            return self._entering(head, lambda: self.make(alias_value(hint)))
         if isinstance(hint, NewType):
             return self.make(hint.__supertype__)
         if isinstance(hint, TypeVar):
@@ -151,12 +151,19 @@ class Checkers:
             return any_callable
         if head is type and len(arguments) == 1:
             return self._subclass(arguments[0])
+        if typing_extensions.is_typeddict(head):
+            return self._entering(head, lambda: self._typed_dict(head))
         if isinstance(hint, type) and is_checkable(hint):
             return instance(hint)
         if typing_extensions.is_protocol(head) and not is_checkable(head):
             self.unchecked.append(f"{head.__name__} is a Protocol, not @runtime_checkable")
             return anything
-        return self._by_beartype(hint)
+        return judged(hint, self.unchecked) or anything
+
+    def _typed_dict(self, cls: Any) -> Check:
+        hints = typing_extensions.get_type_hints(cls)
+        checks = {key: self.make(hint) for key, hint in hints.items()}
+        return typed_dict(checks, cls.__required_keys__)
 
     def _subclass(self, wanted: Any) -> Check:
         """What `type[...]` says."""
@@ -171,7 +178,7 @@ class Checkers:
             return instance(type)
         if isinstance(wanted, type):
             return subclass(wanted)
-        return self._by_beartype(type[wanted])
+        return judged(type[wanted], self.unchecked) or anything
 
     def _union(self, hint: Any) -> Check:
         members = tuple(map(self.make, get_args(hint)))
@@ -200,7 +207,7 @@ class Checkers:
         return check
 
     def _annotated(self, hint: Any) -> Check:
-        return in_turn(self.make(hint.__origin__), *map(_validated, validators(hint)))
+        return in_turn(self.make(hint.__origin__), *map(validated, validators(hint)))
 
     def _variable(self, variable: TypeVar) -> Check:
         if variable.__constraints__:
@@ -214,7 +221,9 @@ class Checkers:
 
     def _string(self, text: str) -> Check:
         value = self._value(text)
-        return anything if value is MISSING else self._entering(text, lambda: value)
+        return (
+            anything if value is MISSING else self._entering(text, lambda: self.make(value))
+        )
 
     def _value(self, text: str) -> Any:
         """What a string stands for, `MISSING` if its names do not exist."""
@@ -229,13 +238,13 @@ class Checkers:
             self.unchecked.append(f"{error.__cause__}")
             return MISSING
 
-    def _entering(self, key: Any, value: Callable[[], Any]) -> Check:
+    def _entering(self, key: Any, make: Callable[[], Check]) -> Check:
         """The check of what a name stands for, which may contain the name itself."""
         if key in self._entered:
             return self._later(key)
         self._entered[key] = None
         try:
-            check = self._entered[key] = self.make(value())
+            check = self._entered[key] = make()
         except NameError as error:
             del self._entered[key]
             self.unchecked.append(f"{error}")
@@ -248,48 +257,3 @@ class Checkers:
             return OK if made is None else made(value, sizes)
 
         return check
-
-    def _by_beartype(self, hint: Any) -> Check:
-        """The judgement of beartype; what even it cannot judge is noted."""
-        from beartype import door  # 80 ms of import, for what few hints need
-
-        try:
-            door.is_bearable(None, hint)
-        except Exception as error:  # beartype's, or a class's whose isinstance refuses
-            self.unchecked.append(_reason(hint, error))
-            return anything
-
-        def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
-            try:
-                fits = door.is_bearable(value, hint)
-            except Exception as error:  # a string, met only with this value
-                raise UnboundError(_reason(hint, error)) from error
-            return OK if fits else [wrong_type(value)]
-
-        return check
-
-
-def _validated(validator: Any) -> Check:
-    """The judgement of one of beartype's validators, which may ask for values."""
-    from beartype import door
-
-    hint: Any = Annotated[object, validator]
-
-    def text() -> str:
-        return value_text(validator, 100).replace("beartype.vale.", "")
-
-    def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
-        try:
-            fits = door.is_bearable(value, hint)
-        except Exception as error:  # of a traced array, say, nobody knows the values
-            reason = f"{text()} cannot be computed ({type(error).__name__})"
-            raise UnboundError(reason) from error
-        return OK if fits else [Mismatch(found_text(value), expected=text())]
-
-    return check
-
-
-def _reason(hint: Any, error: Exception) -> str:
-    """Why nothing can judge a hint, in a line."""
-    text = str(error).partition("\n")[0].removeprefix("Is_bearable() ")
-    return f"{hint_text(hint)}: {text}"

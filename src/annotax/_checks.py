@@ -1,7 +1,7 @@
 """Checks of values that are no arrays: instances, literals, containers item by item."""
 
 import collections.abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from enum import Enum
 from functools import lru_cache
 from typing import Any, cast
@@ -130,6 +130,23 @@ def pairs(cls: type, key: Check, item: Check) -> Check:
         if not isinstance(value, cls):
             return [wrong_type(value)]
         return all_of(parts(value), sizes)
+
+    return check
+
+
+def typed_dict(items: Mapping[str, Check], required: Set[str]) -> Check:
+    def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
+        if not isinstance(value, dict):
+            return [wrong_type(value)]
+        whole: dict[Any, Any] = cast(Any, value)
+        missing = [
+            f"without {_key_text(key)}" for key in items if key in required - whole.keys()
+        ]
+        others = [f"with {_key_text(key)}" for key in whole if key not in items]
+        if missing or others:
+            return [Mismatch(f"a dict {', '.join([*missing, *others])}")]
+        parts = ((_key_text(key), items[key], one) for key, one in whole.items())
+        return all_of(parts, sizes)
 
     return check
 

@@ -31,8 +31,8 @@ GROUPS = {
         "layout select paths messages freeze adopt buffers leaves change carry equinox_nn "
         "summary explain"
     ),
-    "_dims _mismatch _array_check _checks _checker _quick _class_checks _check _misfits "
-    "_mode _arguments _methods _inside _validate _batch_axes": (
+    "_dims _mismatch _array_check _checks _beartype _checker _quick _class_checks _check "
+    "_misfits _mode _arguments _methods _inside _validate _batch_axes": (
         "check_fields check_types check_messages check_methods check_modes validate "
         "agreement change audit"
     ),
