@@ -915,9 +915,17 @@ def test_a_class_is_looked_at_when_it_is_first_made_an_instance_of():
     cls = make(x=anx.Param[Float[Array, " n"]], plain=int)
     assert cls not in _class_checks._made
     cls(n2, 3)
-    made = vars(_class_checks._made[cls])
-    assert "roles" in made
-    assert made.keys().isdisjoint({"every", "walk", "every_walk"})
+    made = _class_checks._made[cls]
+    assert made._every is made._walk is made._every_walk is None
+
+
+def test_a_warning_that_is_an_error_is_one_each_time():
+    cls = make(x=anx.Param[Unruntime])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(anx.AnnotationWarning, match="not @runtime_checkable"):
+                cls(3)
 
 
 def test_beartype_is_imported_when_a_hint_needs_it():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Complex128, Float, Float32, Float64, Int, PyTree
+from jaxtyping import Array, Complex64, Complex128, Float, Float32, Float64, Int, PyTree
 
 import annotax as anx
 
@@ -136,6 +136,7 @@ def test_without_a_hint_where_there_is_none():
         (Float[Array, "2"], jnp.array([7, 9]), "int32[2]", None),
         (Float64[Array, "2"], ones(2), "float32[2]", NARROW),
         (Complex128[Array, "2"], ones(2), "float32[2]", NARROW),
+        (Complex64[Array, "2"], ones(2), "float32[2]", None),
         (Literal["a", "b"], "c", "a str", None),
         (type[Linear], int, "the class int", None),
         (tuple[int, int], (7, 8, 9), "a tuple of 3", None),

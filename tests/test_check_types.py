@@ -1,9 +1,11 @@
 """Each kind of type that a field may have: what fits it, and what is told if not."""
 
 import collections.abc
+import gc
 import re
 import typing
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import (
     Annotated,
@@ -11,18 +13,18 @@ from typing import (
     Concatenate,
     Final,
     NamedTuple,
-    NotRequired,
     Protocol,
-    TypedDict,
+    get_origin,
     runtime_checkable,
 )
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from beartype.vale import Is, IsAttr, IsEqual
+from beartype.vale import Is, IsAttr, IsEqual, IsInstance
 from jaxtyping import AbstractDtype, Array, Float, Int, PyTree
 from typing_extensions import TypeAliasType
 
@@ -111,6 +113,64 @@ def test_a_validator_binds_no_size_and_sees_those_that_are_bound():
         "found: float32[4]",
         "axis 0 is 4, but n is 3 (set by a)",
     ]
+
+
+def test_what_a_validator_refuses_binds_nothing():
+    refusing = Annotated[Float[Array, " n"], Is[lambda x: x.shape[0] > 9]]
+    found = all_told(
+        a=(anx.Param[refusing], ones(3)),
+        b=(anx.Param[Float[Array, "#n"]], ones(5)),
+    )
+    assert found.startswith("Model.a: ")
+    asking = Annotated[Float[Array, " n"], Is[lambda x: bool(x.sum() > 9)]]
+    given = {
+        "a": (anx.Param[asking | Float[Array, " k"]], ones(3)),
+        "b": (anx.Param[Float[Array, "#n"]], ones(5)),
+    }
+    assert fields(**given)
+    assert jax.eval_shape(lambda x: fields(a=(given["a"][0], x), b=given["b"]), ones(3))
+
+
+def test_a_validator_that_refuses_is_named_beside_others():
+    refusing = Annotated[Float[Array, " n"], Is[lambda x: x.shape[0] > 9]]
+    found = all_told(a=(anx.Param[refusing], ones(3)), b=(anx.Param[int], "text"))
+    line = (
+        "  a: Is[lambda x: x.shape[0] > 9] in Param[Float[Array, 'n']], found float32[3]\n"
+    )
+    assert line in found
+
+
+def test_what_is_shared_is_not_shown_to_a_validator():
+    class Model(anx.Module):
+        x: anx.Param[list[Annotated[Float[Array, " n"], IsInstance[jax.Array]]]]
+
+    model = Model([ones(3)] * 2)
+    assert anx.validate(eqx.nn.Shared(model, lambda m: m.x[1], lambda m: m.x[0])) == ()
+    with pytest.raises(anx.CheckError, match=r"IsInstance\[Array\] in Param"):
+        fields(x=(anx.Param[Annotated[Any, IsInstance[jax.Array]]], np.ones(2)))
+
+
+@pytest.mark.filterwarnings("ignore:Model.x")
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Float[Array, "n+1"] | Float[Array, "m m"],
+        list[Float[Array, "n+1"]],
+        Annotated[Float[Array, " n"], Is[lambda x: x.nothing]] | Float[Array, " k"],
+    ],
+)
+def test_what_cannot_be_judged_keeps_no_array_alive(hint):
+    gc.collect()
+    gc.disable()
+    try:
+        array = ones(3) * 1
+        kept = weakref.ref(array)
+        made = model(hint, [array] if get_origin(hint) is list else array)
+        assert kept() is array
+        del made, array
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_of_a_traced_array_a_validator_may_want_values():
@@ -364,51 +424,6 @@ def told_all(hint, value):
     with pytest.raises(anx.CheckError) as caught:
         model(hint, value)
     return caught.value
-
-
-# --- typed dictionaries --------------------------------------------------------------
-
-
-class State(TypedDict):
-    mean: Float[Array, " n"]
-    var: Float[Array, " n"]
-    count: NotRequired[int]
-
-
-class Nested(State, total=False):
-    inner: "State"
-    more: "NoSuchType"
-
-
-class Tree(TypedDict):
-    children: "list[Tree]"
-
-
-def test_a_typed_dictionary():
-    good = {"mean": ones(2), "var": ones(2)}
-    assert model(State, good).x is good
-    assert model(State, {**good, "count": 3}).x
-    assert told(State, {**good, "count": "3"}, at="x['count']")[1] == "found: a str"
-    assert told(State, {**good, "var": ones(3)}, at="x['var']")[1:] == [
-        "found: float32[3]",
-        "axis 0 is 3, but n is 2 (set by x)",
-    ]
-    assert told(State, {"count": 1, "var": ones(2), "other": 3, "x": 5}) == [
-        "expected: Param[State]",
-        "found: a dict without ['mean'], with ['other'], with ['x']",
-    ]
-    assert told(State, [1])[1] == "found: a list"
-    assert told(State | None, 3)[1] == "found: an int"
-
-
-def test_a_typed_dictionary_with_names_that_do_not_exist():
-    with pytest.warns(anx.AnnotationWarning, match="name 'NoSuchType' is not defined"):
-        model(Nested, {"mean": 1})
-
-
-def test_a_typed_dictionary_in_itself():
-    assert model(Tree, {"children": [{"children": []}]}).x
-    assert told(Tree, {"children": [{"children": 3}]}, at="x['children'][0]['children']")
 
 
 # --- containers and trees ------------------------------------------------------------

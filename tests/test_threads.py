@@ -328,3 +328,33 @@ def test_all_at_once(monkeypatch):
     for n, result in results:
         gradient = {"gradients": (2.0 * n, 0.0), "rate": (float(n), float)}
         assert result == {**alone[n % 6], **gradient}
+
+
+def test_checks_of_one_class_do_not_wait_for_those_of_another():
+    """What an annotation says may be imported while its check is made."""
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(type):
+        def __instancecheck__(cls, instance):
+            entered.set()
+            wait(leave)
+            return type.__instancecheck__(cls, instance)
+
+    class Value(metaclass=Slow):
+        pass
+
+    class First(anx.Module):
+        value: anx.Param[Value]
+
+    class Second(anx.Module):
+        weight: anx.Param[Float[Array, " n"]]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(First, Value())
+        wait(entered)
+        try:
+            second = in_another_thread(lambda: Second(jnp.ones(2)))
+        finally:
+            leave.set()
+        assert second.weight.shape == (2,)
+        assert isinstance(first.result(PATIENCE).value, Value)

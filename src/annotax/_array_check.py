@@ -147,16 +147,16 @@ def all_of(parts: Iterable[tuple[str, Check, Any]], sizes: Sizes) -> list[Mismat
     **Raises:** `UnboundError` if one cannot be judged and all others fit.
     """
     found: list[Mismatch] = []
-    unbound: UnboundError | None = None
+    unbound: str | None = None  # not the error: its frames would keep the value alive
     for where, check, value in parts:
         try:
             wrong = check(value, sizes)
         except UnboundError as error:
-            unbound = error
+            unbound = str(error)
             continue
         found += [one._replace(where=where + one.where) for one in wrong]
     if unbound is not None and not found:
-        raise unbound
+        raise UnboundError(unbound)
     return found
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from ._array_check import Check
+from ._compat import SharedNode
 from ._dims import Sizes, UnboundError
 from ._hint_text import hint_text
 from ._mismatch import OK, Mismatch, found_text, wrong_type
-from ._text import value_text
+from ._text import shorten
 
 
 def judged(hint: Any, unchecked: list[str]) -> Check | None:
@@ -40,14 +41,16 @@ def validated(validator: Any) -> Check:
     hint: Any = Annotated[object, validator]
 
     def text() -> str:
-        return value_text(validator, 100).replace("beartype.vale.", "")
+        return shorten(hint_text(validator), 100)
 
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
+        if isinstance(value, SharedNode):  # it is checked where it is
+            return OK
         try:
             fits = door.is_bearable(value, hint)
         except Exception as error:  # of a traced array, say, nobody knows the values
-            reason = f"{text()} cannot be computed ({type(error).__name__})"
-            raise UnboundError(reason) from error
+            kind = type(error.__cause__ or error).__name__
+            raise UnboundError(f"{text()} cannot be computed ({kind})") from error
         return OK if fits else [Mismatch(found_text(value), expected=text())]
 
     return check

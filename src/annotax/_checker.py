@@ -41,7 +41,6 @@ from ._checks import (
     optional,
     pairs,
     subclass,
-    typed_dict,
 )
 from ._compat import (
     ALIAS_TYPES,
@@ -151,19 +150,12 @@ class Checkers:
             return any_callable
         if head is type and len(arguments) == 1:
             return self._subclass(arguments[0])
-        if typing_extensions.is_typeddict(head):
-            return self._entering(head, lambda: self._typed_dict(head))
         if isinstance(hint, type) and is_checkable(hint):
             return instance(hint)
         if typing_extensions.is_protocol(head) and not is_checkable(head):
             self.unchecked.append(f"{head.__name__} is a Protocol, not @runtime_checkable")
             return anything
         return judged(hint, self.unchecked) or anything
-
-    def _typed_dict(self, cls: Any) -> Check:
-        hints = typing_extensions.get_type_hints(cls)
-        checks = {key: self.make(hint) for key, hint in hints.items()}
-        return typed_dict(checks, cls.__required_keys__)
 
     def _subclass(self, wanted: Any) -> Check:
         """What `type[...]` says."""
@@ -188,20 +180,21 @@ class Checkers:
 
         def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
             found: list[Mismatch] = []
-            unbound: UnboundError | None = None
+            unbound: str | None = None
             for member in members:
                 saved = sizes.save()
                 try:
                     wrong = member(value, sizes)
                 except UnboundError as error:
-                    unbound = error
+                    unbound = str(error)
+                    sizes.restore(saved)
                     continue
                 if not wrong:
                     return OK
                 sizes.restore(saved)
                 found += wrong
             if unbound is not None:
-                raise unbound
+                raise UnboundError(unbound)
             return [max(found, key=lambda mismatch: mismatch.near)]
 
         return check

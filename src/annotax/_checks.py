@@ -1,7 +1,7 @@
 """Checks of values that are no arrays: instances, literals, containers item by item."""
 
 import collections.abc
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, cast
@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 
 from ._array_check import Check, all_of
-from ._dims import Sizes
+from ._dims import Sizes, UnboundError
 from ._mismatch import OK, Mismatch, no_array, wrong_type
 
 _ABC = collections.abc
@@ -76,16 +76,27 @@ def optional(inner: Check) -> Check:
 
 
 def in_turn(first: Check, *others: Check) -> Check:
-    """All of some checks, each for what the ones before have let through."""
+    """All of some checks, each for what the ones before have let through.
+
+    What a later one refuses, or cannot judge, binds nothing either.
+    """
     if not others:
         return first
 
     def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
-        for one in (first, *others):
-            wrong = one(value, sizes)
-            if wrong:
-                return wrong
-        return OK
+        saved = sizes.save()
+        wrong = OK
+        try:
+            for one in (first, *others):
+                wrong = one(value, sizes)
+                if wrong:
+                    break
+        except UnboundError:
+            sizes.restore(saved)
+            raise
+        if wrong:
+            sizes.restore(saved)
+        return wrong
 
     return check
 
@@ -130,23 +141,6 @@ def pairs(cls: type, key: Check, item: Check) -> Check:
         if not isinstance(value, cls):
             return [wrong_type(value)]
         return all_of(parts(value), sizes)
-
-    return check
-
-
-def typed_dict(items: Mapping[str, Check], required: Set[str]) -> Check:
-    def check(value: Any, sizes: Sizes) -> Sequence[Mismatch]:
-        if not isinstance(value, dict):
-            return [wrong_type(value)]
-        whole: dict[Any, Any] = cast(Any, value)
-        missing = [
-            f"without {_key_text(key)}" for key in items if key in required - whole.keys()
-        ]
-        others = [f"with {_key_text(key)}" for key in whole if key not in items]
-        if missing or others:
-            return [Mismatch(f"a dict {', '.join([*missing, *others])}")]
-        parts = ((_key_text(key), items[key], one) for key, one in whole.items())
-        return all_of(parts, sizes)
 
     return check
 

@@ -5,7 +5,6 @@ an annotation that nobody checks may say what it likes.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from ._array_check import Check
@@ -38,40 +37,49 @@ class Plan(NamedTuple):
 
 
 class ClassChecks:
-    """The checks of a class, each kind made when it is first wanted.
+    """The checks of a class: at once those of most constructions, others when wanted.
 
-    A plan says yes; a walk says what is wrong, which of most classes nobody ever asks.
+    A plan says yes; a walk says what is wrong, which of most classes nobody ever asks. Two
+    threads may both make what is wanted: to wait for each other could last for ever, for
+    what an annotation says may be imported now.
     """
+
+    __slots__ = ("_cls", "_every", "_every_walk", "_walk", "binding", "roles", "specs")
 
     def __init__(self, cls: type, specs: tuple[FieldSpec, ...]) -> None:
         self._cls = cls
         self.specs = specs
         self.binding = tuple(spec.name for spec in specs if is_hyper(spec.role))
         """The Hypers that may bind a size."""
+        self.roles = _plan(cls, self._with_role(), self.binding)
+        """How the fields with a role are checked."""
+        self._every: Plan | None = None
+        self._walk: Checks | None = None
+        self._every_walk: Checks | None = None
+
+    def _with_role(self) -> list[FieldSpec]:
+        return [spec for spec in self.specs if spec.role is not None]
 
     @property
-    def _with_role(self) -> tuple[FieldSpec, ...]:
-        return tuple(spec for spec in self.specs if spec.role is not None)
-
-    @cached_property
-    def roles(self) -> Plan:
-        """How the fields with a role are checked."""
-        return _plan(self._cls, self._with_role, self.binding)
-
-    @cached_property
     def every(self) -> Plan:
         """How all fields are checked."""
-        return _plan(self._cls, self.specs, self.binding)
+        if self._every is None:
+            self._every = _plan(self._cls, self.specs, self.binding)
+        return self._every
 
-    @cached_property
+    @property
     def walk(self) -> Checks:
         """What is wrong with the fields with a role."""
-        return _checks(self._cls, self._with_role)
+        if self._walk is None:
+            self._walk = _checks(self._cls, self._with_role())
+        return self._walk
 
-    @cached_property
+    @property
     def every_walk(self) -> Checks:
         """What is wrong with all fields."""
-        return _checks(self._cls, self.specs)
+        if self._every_walk is None:
+            self._every_walk = _checks(self._cls, self.specs)
+        return self._every_walk
 
 
 class _FieldCheck(NamedTuple):
@@ -89,8 +97,8 @@ _made: dict[type, ClassChecks] = {}
 def class_checks(cls: type) -> ClassChecks:
     """The checks of a class.
 
-    Making one of them raises `AnnotationError` if an annotation is itself wrong, and warns,
-    once, of an annotation that nothing can check.
+    **Raises:** `AnnotationError` if an annotation is itself wrong. Warns, once, of one
+    that nothing can check.
     """
     known = registry.checks  # replaced, not emptied: what is made from old facts is lost
     found = known.get(cls)

@@ -185,7 +185,7 @@ def _fit_each(
     dims: Sequence[Dim], shape: Sequence[int], start: int, sizes: Sizes
 ) -> list[Misfit]:
     found: list[Misfit] = []
-    unbound: UnboundError | None = None
+    unbound: str | None = None
     for at, (dim, size) in enumerate(zip(dims, shape, strict=True), start):
         if dim.kind == "any" or (dim.broadcast and size == 1):
             continue
@@ -193,7 +193,7 @@ def _fit_each(
         try:
             known = _known(dim, name, sizes)
         except UnboundError as error:
-            unbound = error
+            unbound = str(error)
             continue
         if known is None:
             sizes.single[name] = size
@@ -201,7 +201,7 @@ def _fit_each(
         elif known != size:
             found.append(Misfit(at, dim.text, size, known, name))
     if unbound is not None and not found:  # it does not fit, whatever is not known
-        raise unbound
+        raise UnboundError(unbound)
     return found
 
 

@@ -4,7 +4,6 @@ This file stands at the bottom so that any other file can raise: a message names
 place (`Class.field` or a path), what was expected, what was found and how to mend it.
 """
 
-import functools
 import inspect
 import os
 import textwrap
@@ -144,7 +143,7 @@ def describe(value: Any) -> str:
 
 def with_article(name: str) -> str:
     """A name behind its article: `an Identity`, `a Linear`."""
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
@@ -187,10 +186,9 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
 
 _PASSED = (
     *(f"{os.path.dirname(file)}{os.sep}" for file in (__file__, inspect.getfile(eqx))),
-    *("<string>", "<generated", "<annotax", inspect.getfile(functools)),
+    *("<string>", "<generated", "<annotax"),
 )
-"""Where code lies that is not the user's: annotax, Equinox, what they generate, and what
-calls a cached property."""
+"""Where code lies that is not the user's: annotax, Equinox, and what they generate."""
 
 
 def level_of_user() -> int:

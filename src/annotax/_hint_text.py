@@ -14,7 +14,7 @@ from ._role import Role, role_text
 
 _CALLABLE: Any = collections.abc.Callable  # its arguments are a list
 _LIBRARIES = re.compile(
-    r"\b(typing|collections\.abc|jaxtyping|jax\.jaxlib\._jax|jaxlib\._jax)\."
+    r"\b(typing|collections\.abc|beartype\.vale|jaxtyping|jax\.jaxlib\._jax|jaxlib\._jax)\."
 )
 
 

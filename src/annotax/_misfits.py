@@ -54,18 +54,22 @@ def problems_text(where: str, found: Sequence[Problem], limit: int = _LINES) -> 
 
 
 def _one(where: str, one: Problem) -> str:
-    inner = one.mismatch.expected
     return explain_error(
         where + one.path if one.path[0] in "[(" else f"{where}.{one.path}",
         "the value does not fit its annotation",
-        expected=one.annotation if inner is None else f"{inner} in {one.annotation}",
+        expected=_expected(one),
         found="\n".join([one.mismatch.found, *one.details]),
         fix=one.mismatch.tip,
     )
 
 
+def _expected(one: Problem) -> str:
+    inner = one.mismatch.expected
+    return one.annotation if inner is None else f"{inner} in {one.annotation}"
+
+
 def _block(one: Problem) -> list[str]:
-    lines = [f"  {one.path}: {one.annotation}, found {one.mismatch.found}"]
+    lines = [f"  {one.path}: {_expected(one)}, found {one.mismatch.found}"]
     lines += [f"    {detail}" for detail in one.details]
     lines += [f"    {one.mismatch.tip}"] if one.mismatch.tip else []
     return lines

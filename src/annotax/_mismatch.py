@@ -34,6 +34,7 @@ _MOST_AXES = 5
 """An array of more axes is not tried in every order of them."""
 _NUMPY: Any = (np.ndarray, np.generic)
 _ARRAY_LIKE: Any = (bool, int, float, complex, list, tuple, np.ndarray, np.generic)
+_WIDE = {"float64", "int64", "uint64", "complex128"}
 _NONE_TIP = "write `| None` into the annotation if it may be missing"
 
 
@@ -59,7 +60,7 @@ def wrong_dtype(value: Any, hint: Any) -> Mismatch:
     dtype = str(value.dtype)
     tip = None
     x64: bool = cast(Any, jax.config).jax_enable_x64
-    if names and not x64 and all(name.endswith(("64", "128")) for name in names):
+    if names and not x64 and _WIDE.issuperset(names):
         tip = 'JAX keeps 32 bits unless jax.config.update("jax_enable_x64", True)'
     elif dtype.replace("64", "32") in names or dtype.replace("128", "64") in names:
         tip = f"jax_enable_x64 makes {dtype} the default: give the dtype where it is made"

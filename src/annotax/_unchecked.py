@@ -21,7 +21,7 @@ def warn_unchecked(owner: type, where: str, text: str, reason: str) -> None:
     """Warn of an annotation that nothing can judge, once for a place in a class."""
     if (owner, where) in _warned:
         return
-    _warned.add((owner, where))
     unchecked = f"the annotation is not checked: {reason}"
     message = explain_error(where, unchecked, found=text)
     warnings.warn(message, AnnotationWarning, stacklevel=level_of_user())
+    _warned.add((owner, where))  # not before: a warning may be an error, each time

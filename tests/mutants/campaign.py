@@ -199,13 +199,20 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
     return {row["label"]: row for row in map(json.loads, lines)}
 
 
-def work(folder: Path, files: list[str], share: str, *, again: bool) -> None:
+def forget_survivors(folder: Path) -> None:
+    """Have it that what has survived was not tried."""
+    known = [row for row in rows(folder).values() if row["outcome"] != "survived"]
+    for at in folder.glob("*.jsonl"):
+        at.unlink()
+    lines = (json.dumps(row) + "\n" for row in known)
+    (folder / "known.jsonl").write_text("".join(lines))
+
+
+def work(folder: Path, files: list[str], share: str) -> None:
     """Try every n-th mutant, in this process."""
     source = Path(importlib.import_module("annotax").__file__).parent
     part, parts = map(int, share.split("/"))
-    found = rows(folder).items()
-    known = {name for name, row in found if not again or row["outcome"] != "survived"}
-    mine = []
+    known, mine = rows(folder), []
     for name in files:
         found = mutants_of(name, (source / f"{name}.py").read_text())
         mine += [m for m in found[part::parts] if m["label"] not in known]
@@ -242,10 +249,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.share:
-        work(options.out, options.files, options.share, again=options.again)
+        work(options.out, options.files, options.share)
         return
-    begin = [sys.executable, __file__, *options.files, "--out", str(options.out)]
-    begin += [*["--again"] * options.again, "--share"]
+    if options.again:
+        forget_survivors(options.out)
+    begin = [sys.executable, __file__, *options.files, "--out", str(options.out), "--share"]
     waiting = [f"{at}/{options.workers}" for at in range(options.workers)]
     while waiting:
         known = len(rows(options.out))

@@ -162,4 +162,4 @@ class Memory:
         """Find every cache of a function of annotax, also those in closures."""
         kind = type(functools.cache(len))
         found = [one for one in gc.get_objects() if type(one) is kind]
-        self.caches = [one for one in found if one.__module__.startswith("annotax.")]
+        self.caches = [one for one in found if str(one.__module__).startswith("annotax.")]
