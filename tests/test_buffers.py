@@ -509,3 +509,14 @@ def test_hypers_are_neither_none_nor_traced():
     jax.lax.scan(lambda c, m: (c, watched(m, X)), 0, stacked)
     assert seen
     assert all(type(rate) is float and rate == 0.25 for rate in seen)
+
+
+@pytest.mark.parametrize("number", [np.float32(2), np.float64(2), np.array(2.0), 2.0])
+def test_numbers_in_buffers(number):
+    class Model(anx.Module):
+        weight: anx.Param[Any]
+        rate: anx.Buffer[Any]
+
+    model = Model(jnp.ones(()), number)
+    grads = jax.grad(lambda m: m.weight * m.rate)(model)
+    assert (float(grads.weight), float(grads.rate)) == (2.0, 0.0)

@@ -146,7 +146,7 @@ def test_what_is_shared_is_not_shown_to_a_validator():
 
     model = Model([ones(3)] * 2)
     assert anx.validate(eqx.nn.Shared(model, lambda m: m.x[1], lambda m: m.x[0])) == ()
-    with pytest.raises(anx.CheckError, match=r"IsInstance\[Array\] in Param"):
+    with pytest.raises(anx.CheckError, match=r"expected: IsInstance\[[\w.]*Array\] in"):
         fields(x=(anx.Param[Annotated[Any, IsInstance[jax.Array]]], np.ones(2)))
 
 
@@ -378,6 +378,11 @@ def test_a_union_takes_what_fits_before_what_nobody_can_judge():
 # --- what is no array ----------------------------------------------------------------
 
 
+ANY_CONTAINER = "make it an array: jnp.asarray(...)"
+if not issubclass(jax.Array, collections.abc.Container):  # until JAX 0.5
+    ANY_CONTAINER = None
+
+
 @runtime_checkable
 class HasDtype(Protocol):
     dtype: Any
@@ -390,7 +395,7 @@ class HasDtype(Protocol):
         (Callable, 3, "an int", None),
         (int, 1.5, "a float", None),
         (HasDtype, 1.5, "a float", None),
-        (collections.abc.Container, 1.5, "a float", "make it an array: jnp.asarray(...)"),
+        (collections.abc.Container, 1.5, "a float", ANY_CONTAINER),
         (list[int], 3, "an int", None),
         (dict[str, int], 3, "an int", None),
         (tuple[int, int], 3, "an int", None),
@@ -691,7 +696,7 @@ def test_what_cannot_be_checked_is_found_without_an_instance():
         (
             collections.abc.KeysView["NoSuchType"],
             {1: 2}.keys(),
-            "KeysView['NoSuchType']: PEP 484 stringified forward reference ",
+            "KeysView['NoSuchType']: ",
         ),
     ],
 )

@@ -53,7 +53,8 @@ def _stop(array: Any) -> Any:
     if _stopped.get(id(array)) is array:
         return array
     stopped = _lax.stop_gradient(array)
-    _stopped[id(stopped)] = stopped
+    if isinstance(stopped, Tracer):  # JAX 0.5 gives back a number that it was given
+        _stopped[id(stopped)] = stopped
     return stopped
 
 
