@@ -53,7 +53,7 @@ def _stop(array: Any) -> Any:
     if _stopped.get(id(array)) is array:
         return array
     stopped = _lax.stop_gradient(array)
-    if isinstance(stopped, Tracer):  # JAX 0.5 gives back a number that it was given
+    if _is_traced_array(stopped):  # up to JAX 0.6 it may be a number of numpy
         _stopped[id(stopped)] = stopped
     return stopped
 
