@@ -654,7 +654,6 @@ Word = TypeAliasType("Word", str)
         (type[Base | int], int, str),
         (type["Base | int"], Sub, str),
     ],
-    ids=str,
 )
 def test_names_and_aliases(hint, good, bad):
     assert model(hint, good).x is good
