@@ -5,13 +5,13 @@ what order. Sizes that the instance has bound come in from outside.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._array_check import Check
 from ._checker import Checkers
 from ._checks import anything
-from ._dims import Sizes, UnboundError
+from ._dims import Sizes, UnboundError, ask_again
 from ._errors import CheckError
 from ._hint_text import hint_text
 from ._misfits import Problem, problem, problems_text
@@ -25,6 +25,9 @@ class Argument(NamedTuple):
     name: str
     text: str
     check: Check
+
+
+_Given = tuple[Argument, Any]
 
 
 class MethodChecks(NamedTuple):
@@ -72,25 +75,24 @@ class MethodChecks(NamedTuple):
         __tracebackhide__ = True
         self._check([(self.result, value)], sizes)
 
-    def _check(self, pairs: list[tuple[Argument, Any]], sizes: Sizes) -> None:
+    def _check(self, pairs: list[_Given], sizes: Sizes) -> None:
         __tracebackhide__ = True
         found: list[Problem] = []
-        left = [(argument, value, "") for argument, value in pairs]
-        while left:  # some need a size that another one binds
-            late: list[tuple[Argument, Any, str]] = []
-            for argument, value, _ in left:
+
+        def check(wanted: Iterable[_Given]) -> list[tuple[_Given, str]]:
+            left: list[tuple[_Given, str]] = []
+            for argument, value in wanted:
                 sizes.binder = argument.name
                 try:
                     wrong = argument.check(value, sizes)
                 except UnboundError as error:
-                    late.append((argument, value, str(error)))
+                    left.append(((argument, value), str(error)))
                     continue
                 name = f"({argument.name})"
-                found += [problem(name, argument.text, one, sizes) for one in wrong]
-            stuck, left = len(late) == len(left), late
-            if stuck:
-                break
-        for argument, _, reason in left:
+                found.extend(problem(name, argument.text, one, sizes) for one in wrong)
+            return left
+
+        for (argument, _), reason in ask_again(check, pairs):
             where = f"{self.where}({argument.name})"
             warn_unchecked(self.owner, where, argument.text, reason)
         if found:

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from ._array_check import Check
 from ._class_checks import ClassChecks, Plan, class_checks, warn_unchecked_field
 from ._compat import SharedNode, instance_dict
-from ._dims import Sizes, UnboundError
+from ._dims import Sizes, UnboundError, ask_again
 from ._errors import CheckError
 from ._field import FieldSpec
 from ._misfits import Problem, problem, problems_text
@@ -79,13 +79,8 @@ def find_problems(module: object, *, every: bool = False) -> list[Problem]:
     """
     checks = class_checks(type(module))
     walk = _Walk(module, checks)
-    left = walk.check(checks.every_walk if every else checks.walk)
-    while left:  # some needed a size that another one has bound only now
-        late = walk.check([(name, check) for name, check, _ in left])
-        if len(late) == len(left):
-            break
-        left = late
-    for name, _, reason in left:
+    left = ask_again(walk.check, checks.every_walk if every else checks.walk)
+    for (name, _), reason in left:
         warn_unchecked_field(walk.specs[name], reason)
     return [one for name in walk.specs for one in walk.found.get(name, ())]
 
@@ -101,9 +96,11 @@ class _Walk:
         self.found: dict[str, list[Problem]] = {}
         _bind_hypers(checks, self.values, self.sizes)
 
-    def check(self, wanted: Iterable[tuple[str, Check]]) -> list[tuple[str, Check, str]]:
+    def check(
+        self, wanted: Iterable[tuple[str, Check]]
+    ) -> list[tuple[tuple[str, Check], str]]:
         """Check fields; returns those that could not be judged yet, and why."""
-        left: list[tuple[str, Check, str]] = []
+        left: list[tuple[tuple[str, Check], str]] = []
         for name, check in wanted:
             self.sizes.binder = name
             value = self._read(name)
@@ -112,7 +109,7 @@ class _Walk:
             try:
                 wrong = check(value, self.sizes)
             except UnboundError as error:
-                left.append((name, check, str(error)))
+                left.append(((name, check), str(error)))
                 continue
             if wrong:
                 self._keep(name, wrong)

@@ -5,14 +5,15 @@ does not fit is told axis by axis, against sizes that a model's own fields have 
 rules are jaxtyping's; `tests/test_agreement.py` holds the two together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Dim(NamedTuple):
@@ -100,6 +101,22 @@ class Sizes:
 
 class UnboundError(Exception):
     """What cannot be judged: a computed dimension names what nothing has bound, say."""
+
+
+def ask_again(
+    check: Callable[[Iterable[T]], list[tuple[T, str]]], wanted: Iterable[T]
+) -> list[tuple[T, str]]:
+    """Check some things until none binds a size any more that another one needs.
+
+    `check` returns what it could not judge and why, and so does this.
+    """
+    left = check(wanted)
+    while left:
+        late = check([one for one, _ in left])
+        if len(late) == len(left):
+            break
+        left = late
+    return left
 
 
 @lru_cache(maxsize=1024)
